@@ -1,0 +1,1 @@
+"""A small Ollama-compatible server on llama.cpp, for machines without Ollama."""

@@ -1,0 +1,1 @@
+"""The memory: adds, ranking and extraction over ports, records and errors only."""

@@ -1,0 +1,1 @@
+"""The Ollama client: HTTP and NDJSON, nothing of memories."""

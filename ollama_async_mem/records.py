@@ -1,0 +1,193 @@
+"""The records of the domain: what is stored, what is found, what is returned.
+
+They know nothing of how they are stored or sent. All times are timezone-aware.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from datetime import datetime  # noqa: TC003 - msgspec resolves annotations at run time
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "AddResult",
+    "Candidate",
+    "Counts",
+    "EmbeddingSpace",
+    "Fact",
+    "Hit",
+    "Job",
+    "Kind",
+    "MemoryRecord",
+    "Message",
+    "Page",
+    "Scope",
+    "SearchResult",
+    "Turn",
+    "new_id",
+]
+
+Kind: TypeAlias = Literal["turn", "fact"]
+
+
+def new_id() -> str:
+    """Return a UUID of version 7 (RFC 9562, section 5.7): ids made later sort later."""
+    millis = time.time_ns() // 1_000_000
+    rand = int.from_bytes(os.urandom(10), "big")
+    high, low = rand >> 68, rand & (1 << 62) - 1
+    return str(uuid.UUID(int=millis << 80 | 7 << 76 | high << 64 | 2 << 62 | low))
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a conversation as the caller gives it.
+
+    `name` is the speaker where the role alone does not say it; `timestamp` is when it was said.
+    """
+
+    role: str = "user"
+    content: str = ""
+    name: str | None = None
+    timestamp: datetime | None = None
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Whose memory it is. As a filter, the ids that are set must match and the others may be anything."""
+
+    user_id: str | None = None
+    agent_id: str | None = None
+    run_id: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(v is not None for v in (self.user_id, self.agent_id, self.run_id))
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="turn"):
+    """A stored message, word for word."""
+
+    id: str
+    scope: Scope
+    role: str
+    text: str
+    at: datetime
+    created_at: datetime
+    speaker: str | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """Which kind of memory this is."""
+        return "turn"
+
+    @property
+    def who(self) -> str:
+        """The speaker's name, or the role where no name was given."""
+        return self.speaker or self.role
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fact"):
+    """A stored statement, with the words it was drawn from and the turns that hold them.
+
+    `at` is when it was said; `valid_to` is set once a later fact supersedes it.
+    """
+
+    id: str
+    scope: Scope
+    text: str
+    at: datetime
+    created_at: datetime
+    quote: str
+    turn_ids: tuple[str, ...]
+    valid_to: datetime | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """Which kind of memory this is."""
+        return "fact"
+
+
+MemoryRecord: TypeAlias = Turn | Fact
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A memory that one index proposes, with that index's own score (higher is better)."""
+
+    memory: MemoryRecord
+    score: float
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A memory that was found: `score` is 0..1, `parts` says what each index contributed to it."""
+
+    memory: MemoryRecord
+    score: float
+    parts: dict[str, float] = {}
+
+    @property
+    def id(self) -> str:
+        """The id of the memory."""
+        return self.memory.id
+
+    @property
+    def text(self) -> str:
+        """The text of the memory."""
+        return self.memory.text
+
+    @property
+    def at(self) -> datetime:
+        """When it was said."""
+        return self.memory.at
+
+
+class SearchResult(msgspec.Struct, frozen=True):
+    """The hits, best first. `degraded` names the indexes that could not be asked."""
+
+    hits: tuple[Hit, ...]
+    degraded: tuple[str, ...] = ()
+
+    def __iter__(self) -> Any:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+
+class AddResult(msgspec.Struct, frozen=True):
+    """What `add` stored. The turns are durable and searchable; `job_id` names the extraction behind them."""
+
+    turns: tuple[Turn, ...]
+    job_id: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Part of a listing; `cursor` fetches the next part and is None on the last."""
+
+    items: tuple[MemoryRecord, ...]
+    cursor: str | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many memories there are of each kind."""
+
+    turns: int
+    facts: int
+
+
+class EmbeddingSpace(msgspec.Struct, frozen=True):
+    """Which model made the vectors of a store, and how long they are."""
+
+    model: str
+    dimension: int
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Turns whose facts are still to be extracted; `attempts` counts this one."""
+
+    id: str
+    scope: Scope
+    turn_ids: tuple[str, ...]
+    attempts: int

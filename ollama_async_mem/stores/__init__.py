@@ -1,0 +1,1 @@
+"""Stores of memories: implementations of `ports.MemoryStore`."""

@@ -1,0 +1,78 @@
+"""The one direction of imports, held by parsing every module."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "ollama_async_mem"
+
+# Who may import whom, besides modules of the same package: the layers of the design, lowest first.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "records": {"errors"},
+    "ports": {"records", "errors"},
+    "config": {"records", "errors"},
+    "ollama": {"errors"},
+    "llm": {"ollama", "config", "ports", "records", "errors"},
+    "embedding": {"ollama", "config", "ports", "records", "errors"},
+    "stores": {"config", "ports", "records", "errors"},
+    "memory": {"ports", "records", "errors"},
+    "app": {"memory", "llm", "embedding", "stores", "ollama", "config", "ports", "records", "errors"},
+    "engine": {"ollama", "config", "errors"},
+}
+ALLOWED["demo"] = ALLOWED["app"] | {"app", "engine"}
+ALLOWED["cli"] = ALLOWED["demo"] | {"demo"}
+ALLOWED["__main__"] = {"cli", "errors"}
+ALLOWED["__init__"] = set(ALLOWED)  # re-exports lazily, imports nothing when it is imported
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def unit(relative: Path) -> str:
+    """The entry of the table that a module belongs to."""
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported_units(path: Path) -> set[str]:
+    """The entries of the table that a module imports from, wherever in the module it does so."""
+    package = path.relative_to(ROOT.parent).parent.parts
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*package[: len(package) - node.level + 1], *(node.module or "").split("."))
+            names = (
+                [base]
+                if node.module
+                else [(*package[: len(package) - node.level + 1], a.name) for a in node.names]
+            )
+            found |= {n[1] for n in names if len(n) > 1 and n[0] == ROOT.name}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith(ROOT.name + ".")}
+    return {f for f in found if f in ALLOWED}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_from_layers_below(path: Path) -> None:
+    """A module imports from its own unit and from those the table allows."""
+    own = unit(path.relative_to(ROOT))
+    assert own in ALLOWED, f"{own} has no place in the table"
+    assert imported_units(path) - {own} <= ALLOWED[own]
+
+
+def test_the_check_sees_a_wrong_import(tmp_path: Path) -> None:
+    """The parser behind the check finds relative imports, also those inside functions."""
+    assert "errors" in imported_units(ROOT / "ports.py") | imported_units(ROOT / "records.py") | {"errors"}
+    assert imported_units(ROOT / "ports.py") == {"records"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    """No module over 400 lines, no function over 60."""
+    source = path.read_text()
+    assert source.count("\n") <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or node.lineno) - node.lineno < 60, node.name
