@@ -71,9 +71,10 @@ class ConnectFailed(OllamaError):
 
 
 class RequestTimeout(OllamaError):
-    """The server took longer than a limit allows."""
+    """The server took longer than a limit allows.
 
-    retryable = True
+    Not retried: a server that is asked again while it loads a model starts loading anew.
+    """
 
     def __init__(self, what: str, limit_s: float) -> None:
         super().__init__(f"{what} within {limit_s:g} s")
@@ -91,9 +92,7 @@ class StallTimeout(RequestTimeout):
 class StatusError(OllamaError):
     """The server answered with an HTTP status that is not a success."""
 
-    def __init__(
-        self, status: int, message: str, *, url: str = "", retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, *, url: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(f"{message} (HTTP {status}{f' from {url}' if url else ''})")
         self.status = status
         self.message = message

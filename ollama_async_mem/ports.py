@@ -20,7 +20,11 @@ __all__ = ["ChatModel", "Embedder", "MemoryStore"]
 
 
 class Embedder(Protocol):
-    """Texts in, vectors of length one out. Concurrent calls may share a request."""
+    """Texts in, vectors of length one out. Works inside `async with`; concurrent calls may share a request."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
 
     @property
     def model(self) -> str:
@@ -39,9 +43,7 @@ class Embedder(Protocol):
 class ChatModel(Protocol):
     """A chat model, whole answers and streamed ones."""
 
-    async def generate(
-        self, messages: Sequence[Mapping[str, Any]], *, schema: type[Any] | None = None
-    ) -> Any:
+    async def generate(self, messages: Sequence[Mapping[str, Any]], *, schema: type[Any] | None = None) -> Any:
         """Answer with text, or with an instance of `schema` (a msgspec Struct).
 
         Raises:
@@ -49,9 +51,7 @@ class ChatModel(Protocol):
         """
         ...
 
-    def stream(
-        self, messages: Sequence[Mapping[str, Any]]
-    ) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+    def stream(self, messages: Sequence[Mapping[str, Any]]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Answer as pieces of text; leaving the context stops the model."""
         ...
 
@@ -108,9 +108,7 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def list(
-        self, scope: Scope, *, kinds: Sequence[Kind], limit: int, cursor: str | None = None
-    ) -> Page:
+    async def list(self, scope: Scope, *, kinds: Sequence[Kind], limit: int, cursor: str | None = None) -> Page:
         """Return memories newest first (by `at`, then id); `cursor` is that of the page before."""
         ...
 
@@ -130,9 +128,7 @@ class MemoryStore(Protocol):
         """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished."""
         ...
 
-    async def finish_job(
-        self, job_id: str, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str
-    ) -> None:
+    async def finish_job(self, job_id: str, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str) -> None:
         """Store the facts of a job and end it, together. A job that is already finished changes nothing."""
         ...
 

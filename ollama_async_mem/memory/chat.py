@@ -1,0 +1,93 @@
+"""`MemoryChat`: one answer that uses the memory and is remembered."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import anyio
+
+from ollama_async_mem.memory.context import memory_block
+from ollama_async_mem.records import AddResult, Message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from ollama_async_mem.memory.service import MemoryService
+    from ollama_async_mem.ports import ChatModel
+    from ollama_async_mem.records import Scope
+
+__all__ = ["MemoryChat"]
+
+
+class MemoryChat:
+    """Recall, stream, remember. `async with` recalls and asks; `text()` streams; leaving remembers.
+
+    Only a complete answer is remembered, and then also when the caller is cancelled at that moment.
+
+    Attributes:
+        memories: the dated lines that the model was given, "" where nothing fitted.
+        added: what was remembered, once the context is left.
+    """
+
+    def __init__(
+        self,
+        memory: MemoryService,
+        llm: ChatModel,
+        messages: Sequence[Message],
+        scope: Scope,
+        *,
+        max_tokens: int,
+        infer: Literal["background", "now", False],
+    ) -> None:
+        self._memory = memory
+        self._llm = llm
+        self._messages = messages
+        self._ids: dict[str, Any] = {name: getattr(scope, name) for name in scope.__struct_fields__}
+        self._max_tokens = max_tokens
+        self._infer = infer
+        self._stack = AsyncExitStack()
+        self._pieces: AsyncIterator[str] | None = None
+        self._answer: list[str] = []
+        self._complete = False
+        self.memories = ""
+        self.added: AddResult | None = None
+
+    async def __aenter__(self) -> Self:
+        question = self._messages[-1].content
+        self.memories = await self._memory.context(question, max_tokens=self._max_tokens, **self._ids)
+        self._pieces = await self._stack.enter_async_context(self._llm.stream(self._prompt()))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+        if self._complete and self._answer:
+            with anyio.CancelScope(shield=True):
+                await self._remember()
+
+    async def text(self) -> AsyncIterator[str]:
+        """Give the answer piece by piece."""
+        if self._pieces is None:
+            raise RuntimeError("a chat is opened by 'async with' before it is iterated")
+        async for piece in self._pieces:
+            self._answer.append(piece)
+            yield piece
+        self._complete = True
+
+    @property
+    def answer(self) -> str:
+        """The answer as far as it has come."""
+        return "".join(self._answer)
+
+    def _prompt(self) -> list[dict[str, str]]:
+        messages = [{"role": m.role, "content": m.content} for m in self._messages]
+        if self.memories:
+            messages.insert(0, {"role": "system", "content": memory_block(self.memories)})
+        return messages
+
+    async def _remember(self) -> None:
+        question = self._messages[-1]
+        now = datetime.now(UTC)
+        exchange = [question, Message(role="assistant", content=self.answer, timestamp=now)]
+        self.added = await self._memory.add(exchange, infer=self._infer, **self._ids)

@@ -1,0 +1,62 @@
+"""When a request is tried again: before its first byte, for errors that say so, until a deadline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+import msgspec
+import tenacity
+
+from ollama_async_mem.errors import ConfigError, OllamaError, StatusError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["RetryPolicy", "with_retry"]
+
+T = TypeVar("T")
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and for how long a request is tried.
+
+    `attempts` counts the first try; waits are random in 0..min(cap, base * 2^n) seconds (the "full jitter" of
+    AWS's "Exponential Backoff And Jitter", 2015); no try begins later than `deadline_s` after the first.
+    """
+
+    attempts: int = 4
+    base_s: float = 0.1
+    cap_s: float = 2.0
+    deadline_s: float = 15.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or min(self.base_s, self.cap_s, self.deadline_s) < 0:
+            raise ConfigError(f"a retry policy needs attempts >= 1 and times >= 0 in seconds, got {self}")
+
+
+async def with_retry(policy: RetryPolicy, send: Callable[[], Awaitable[T]]) -> T:
+    """Call `send` until it succeeds, raises what may not be retried, or the policy is used up."""
+    retrying = tenacity.AsyncRetrying(
+        sleep=anyio.sleep,
+        retry=tenacity.retry_if_exception(_is_retryable),
+        wait=_wait(policy),
+        stop=tenacity.stop_after_attempt(policy.attempts) | tenacity.stop_after_delay(policy.deadline_s),
+        reraise=True,
+    )
+    return await retrying(send)
+
+
+def _is_retryable(exc: BaseException) -> bool:
+    return isinstance(exc, OllamaError) and exc.retryable
+
+
+def _wait(policy: RetryPolicy) -> Callable[[tenacity.RetryCallState], float]:
+    jitter = tenacity.wait_random_exponential(multiplier=policy.base_s, max=policy.cap_s)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        exc = state.outcome.exception() if state.outcome else None
+        asked_s = exc.retry_after_s if isinstance(exc, StatusError) else None
+        return jitter(state) if asked_s is None else min(asked_s, policy.deadline_s)
+
+    return wait

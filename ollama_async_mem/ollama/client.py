@@ -1,0 +1,307 @@
+"""`OllamaClient`: one method for each endpoint."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import msgspec
+
+from ollama_async_mem.errors import ConfigError, OllamaError, PullFailed
+
+from ._http import Server, Timeouts
+from ._retry import RetryPolicy
+from ._streams import ChatStream, failure, open_chunks
+from .formats import json_schema, parse_answer
+from .hosts import parse_host
+from .models import ModelManager
+from .schema import (
+    ChatChunk,
+    ChatMessage,
+    ChatResponse,
+    EmbedResponse,
+    PullProgress,
+    ShowResponse,
+    TagsResponse,
+    VersionResponse,
+    decode,
+    float32_vector,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    import httpx
+
+    from .schema import ModelInfo
+
+__all__ = ["OllamaClient"]
+
+_CHAT = msgspec.json.Decoder(ChatResponse)
+_EMBED = msgspec.json.Decoder(EmbedResponse, dec_hook=float32_vector)
+_TAGS = msgspec.json.Decoder(TagsResponse)
+_SHOW = msgspec.json.Decoder(ShowResponse)
+_VERSION = msgspec.json.Decoder(VersionResponse)
+_ALIVE_S = 2.0
+
+
+class OllamaClient:
+    """An async client of one Ollama server.
+
+    Args:
+        host: where the server is, in the grammar of OLLAMA_HOST; by default that variable, else
+            http://127.0.0.1:11434.
+        headers: sent with every request.
+        api_key: sent as `Authorization: Bearer`; by default OLLAMA_API_KEY for https hosts.
+        auth: any httpx authentication, in place of the host's own user and password.
+        verify: False, or an `ssl.SSLContext`, in place of the system's certificates.
+        timeouts: limits in seconds, see `Timeouts`.
+        retry: what happens when the server refuses or is busy, see `RetryPolicy`.
+        max_connections: most connections at once; further requests wait their turn.
+        transport: any `httpx.AsyncBaseTransport` in place of the default.
+
+    Every method may raise `OllamaError`: `ConnectFailed`, `RequestTimeout`, `StatusError` and its kinds,
+    `ProtocolError`; and `ConfigError` for bad arguments, before any request.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        auth: httpx.Auth | tuple[str, str] | None = None,
+        verify: Any = True,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        max_connections: int = 100,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        address = parse_host(host if host is not None else os.environ.get("OLLAMA_HOST"))
+        if api_key is None and address.url.startswith("https:"):
+            api_key = os.environ.get("OLLAMA_API_KEY")
+        self._server = Server(
+            address,
+            headers={**({"authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})},
+            auth=auth,
+            verify=verify,
+            timeouts=timeouts or Timeouts(),
+            retry=retry or RetryPolicy(),
+            max_connections=max_connections,
+            transport=transport,
+        )
+        self.models = ModelManager(self)
+
+    def __repr__(self) -> str:
+        return f"OllamaClient({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """The server's address, without credentials."""
+        return self._server.host.url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection. May be called more than once."""
+        await self._server.aclose()
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any] | ChatMessage],
+        *,
+        format: Any = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        think: bool | str | None = None,
+        keep_alive: float | str | timedelta | None = None,
+    ) -> ChatResponse:
+        """Answer a conversation in one piece.
+
+        `format` is "json", a JSON schema, a msgspec Struct, dataclass, TypedDict or pydantic model; the
+        object is then in `.parsed`. `options` are the server's (temperature, num_ctx ...); `keep_alive` is in
+        seconds.
+
+        Raises:
+            ModelNotFound: the server does not have the model.
+            ModelOutputError: the answer does not fit `format`; its text is in `.output`.
+        """
+        body = _chat_body(
+            model,
+            messages,
+            stream=False,
+            format=format,
+            tools=tools,
+            options=options,
+            think=think,
+            keep_alive=keep_alive,
+        )
+        response = decode(await self._server.request("POST", "/api/chat", body), _CHAT)
+        response.parsed = parse_answer(format, response.message.content)
+        return response
+
+    def stream_chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any] | ChatMessage],
+        *,
+        format: Any = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        think: bool | str | None = None,
+        keep_alive: float | str | timedelta | None = None,
+    ) -> ChatStream:
+        """Answer a conversation as it is generated: `async with client.stream_chat(...) as stream`.
+
+        Arguments as for `chat`. The request is sent when the context is entered, where `ModelNotFound` and
+        other refusals are raised; iterating may raise `StreamFailed`, `StreamTruncated` and `StallTimeout`.
+        """
+        body = _chat_body(
+            model,
+            messages,
+            stream=True,
+            format=format,
+            tools=tools,
+            options=options,
+            think=think,
+            keep_alive=keep_alive,
+        )
+        return ChatStream(open_chunks(self._server, "/api/chat", body, ChatChunk), format=format)
+
+    async def embed(
+        self,
+        model: str,
+        texts: str | Sequence[str],
+        *,
+        truncate: bool | None = None,
+        dimensions: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        keep_alive: float | str | timedelta | None = None,
+    ) -> EmbedResponse:
+        """Embed texts: one float32 vector of length one for each, in order.
+
+        Raises:
+            ModelNotFound: the server does not have the model.
+        """
+        inputs = [texts] if isinstance(texts, str) else list(texts)
+        body = _body(
+            model=_named(model),
+            input=inputs,
+            truncate=truncate,
+            dimensions=dimensions,
+            options=options,
+            keep_alive=_seconds(keep_alive),
+        )
+        response = decode(await self._server.request("POST", "/api/embed", body), _EMBED)
+        if len(response.embeddings) != len(inputs):
+            raise OllamaError(f"asked for {len(inputs)} embeddings, the server sent {len(response.embeddings)}")
+        return response
+
+    async def tags(self) -> list[ModelInfo]:
+        """List the installed models, newest first."""
+        return decode(await self._server.request("GET", "/api/tags"), _TAGS).models
+
+    async def show(self, model: str) -> ShowResponse:
+        """Tell all about one model.
+
+        Raises:
+            ModelNotFound: the server does not have it.
+        """
+        return decode(await self._server.request("POST", "/api/show", _body(model=_named(model))), _SHOW)
+
+    async def version(self) -> str:
+        """Tell the server's version."""
+        return decode(await self._server.request("GET", "/api/version"), _VERSION).version
+
+    async def is_alive(self) -> bool:
+        """Tell whether an Ollama server answers, within two seconds and without retries."""
+        try:
+            with anyio.fail_after(_ALIVE_S):
+                body = await self._server.request("GET", "/api/version", retry=False)
+        except (OllamaError, TimeoutError):
+            return False
+        return b'"version"' in body
+
+    async def pull(self, model: str) -> None:
+        """Download a model and wait until it is there.
+
+        Raises:
+            PullFailed: the model does not exist, or the download failed.
+        """
+        async with self.stream_pull(model) as progress:
+            async for _ in progress:
+                pass
+
+    def stream_pull(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[PullProgress]]:
+        """Download a model and report the progress: `async with client.stream_pull(...) as progress`.
+
+        Leaving early cancels the download; the server keeps what it has and resumes from there.
+
+        Raises:
+            PullFailed: while iterating; the model does not exist, or the download failed.
+        """
+        return _checked_pull(self._server, _named(model))
+
+
+@asynccontextmanager
+async def _checked_pull(server: Server, model: str) -> AsyncIterator[AsyncIterator[PullProgress]]:
+    async with open_chunks(server, "/api/pull", {"model": model, "stream": True}, PullProgress) as lines:
+        yield _until_success(lines, model)
+
+
+async def _until_success(lines: AsyncIterator[PullProgress], model: str) -> AsyncIterator[PullProgress]:
+    line = PullProgress()
+    async for line in lines:
+        if complaint := failure(line.error):
+            raise PullFailed(model, complaint)
+        yield line
+    if line.status != "success":
+        raise PullFailed(model, f"the server stopped after {line.status!r}")
+
+
+def _chat_body(
+    model: str,
+    messages: object,
+    *,
+    stream: bool,
+    format: Any,
+    tools: Sequence[Mapping[str, Any]] | None,
+    options: Mapping[str, Any] | None,
+    think: bool | str | None,
+    keep_alive: float | str | timedelta | None,
+) -> dict[str, Any]:
+    if not isinstance(messages, list | tuple) or not all(isinstance(m, dict | ChatMessage) for m in messages):
+        raise ConfigError('messages is a list like [{"role": "user", "content": "hi"}]')
+    return _body(
+        model=_named(model),
+        messages=messages,
+        stream=stream,
+        format=json_schema(format),
+        tools=tools,
+        options=options,
+        think=think,
+        keep_alive=_seconds(keep_alive),
+    )
+
+
+def _body(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _named(model: object) -> str:
+    if not isinstance(model, str) or not model.strip():
+        raise ConfigError(f"a model name is needed, such as 'llama3.2', got {model!r}")
+    return model
+
+
+def _seconds(keep_alive: float | str | timedelta | None) -> float | str | None:
+    return keep_alive.total_seconds() if isinstance(keep_alive, timedelta) else keep_alive

@@ -1,0 +1,231 @@
+"""Wire records of Ollama's API, and the lenient second way of decoding them.
+
+Field names are those of the server (github.com/ollama/ollama, api/types.go). Durations are integers in
+nanoseconds, absent ones are 0. Unknown fields are ignored; what the server leaves out has a default.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, TypeVar
+
+import msgspec
+
+from ollama_async_mem.errors import ProtocolError
+
+__all__ = [
+    "ChatChunk",
+    "ChatMessage",
+    "ChatResponse",
+    "EmbedResponse",
+    "ErrorBody",
+    "ModelDetails",
+    "ModelInfo",
+    "PullProgress",
+    "ShowResponse",
+    "TagsResponse",
+    "ToolCall",
+    "ToolFunction",
+    "VersionResponse",
+    "decode",
+    "decode_leniently",
+    "float32_vector",
+]
+
+T = TypeVar("T")
+
+
+class ToolFunction(msgspec.Struct):
+    """The function a model wants called; `arguments` is a JSON object."""
+
+    name: str = ""
+    arguments: dict[str, Any] = {}
+    index: int = 0
+
+
+class ToolCall(msgspec.Struct, omit_defaults=True):
+    """One call a model asks for."""
+
+    function: ToolFunction = msgspec.field(default_factory=ToolFunction)
+    id: str = ""
+
+
+class ChatMessage(msgspec.Struct, omit_defaults=True):
+    """A message as the server sends and takes it; `images` are base64."""
+
+    role: str = "assistant"
+    content: str = ""
+    thinking: str = ""
+    images: list[str] = []
+    tool_calls: list[ToolCall] = []
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
+class ChatChunk(msgspec.Struct):
+    """One line of a streamed answer. The last one has `done` set and carries the metrics."""
+
+    model: str = ""
+    created_at: str = ""
+    message: ChatMessage = msgspec.field(default_factory=ChatMessage)
+    done: bool = False
+    done_reason: str = ""
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+    error: Any = None
+    """The server's complaint in place of a chunk; callers never see it, it is raised as `StreamFailed`."""
+
+
+class ChatResponse(ChatChunk):
+    """A whole answer with its metrics. `parsed` holds the object that `format=` asked for."""
+
+    parsed: Any = msgspec.field(default=None, name="-parsed")
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of generation; 0 where the server did not measure it."""
+        return self.eval_count / self.eval_duration * 1e9 if self.eval_duration else 0.0
+
+
+class EmbedResponse(msgspec.Struct):
+    """One vector of float32 for each text, in order. `numpy.asarray(vector)` copies nothing."""
+
+    model: str = ""
+    embeddings: list[memoryview] = []
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+
+
+class PullProgress(msgspec.Struct):
+    """One status line of a pull; `completed` of `total` bytes where a layer is being fetched."""
+
+    status: str = ""
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+    error: Any = None
+
+
+class ModelDetails(msgspec.Struct):
+    """What kind of model it is."""
+
+    format: str = ""
+    family: str = ""
+    families: list[str] = []
+    parameter_size: str = ""
+    quantization_level: str = ""
+    parent_model: str = ""
+    context_length: int = 0
+    embedding_length: int = 0
+
+
+class ModelInfo(msgspec.Struct):
+    """An installed model; `size` in bytes."""
+
+    name: str = ""
+    modified_at: str = ""
+    size: int = 0
+    digest: str = ""
+    details: ModelDetails = msgspec.field(default_factory=ModelDetails)
+    capabilities: list[str] = []
+
+
+class TagsResponse(msgspec.Struct):
+    """The installed models, newest first."""
+
+    models: list[ModelInfo] = []
+
+
+class ShowResponse(msgspec.Struct):
+    """All about one model."""
+
+    license: str = ""
+    modelfile: str = ""
+    parameters: str = ""
+    template: str = ""
+    system: str = ""
+    details: ModelDetails = msgspec.field(default_factory=ModelDetails)
+    model_info: dict[str, Any] = {}
+    capabilities: list[str] = []
+    modified_at: str = ""
+
+    @property
+    def embedding_length(self) -> int:
+        """Length of the model's vectors, 0 where the server does not say."""
+        return self._info("embedding_length")
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens the model was trained for, 0 where the server does not say."""
+        return self._info("context_length")
+
+    def _info(self, key: str) -> int:
+        value = self.model_info.get(f"{self.model_info.get('general.architecture')}.{key}", 0)
+        return value if isinstance(value, int) else 0
+
+
+class VersionResponse(msgspec.Struct):
+    """The server's version."""
+
+    version: str = ""
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every refusal."""
+
+    error: Any = ""
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode one JSON document, leniently where the strict way fails.
+
+    Raises:
+        ProtocolError: it is not JSON, or not of this shape.
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decode_leniently(data, decoder.type)
+
+
+def decode_leniently(data: bytes, type_: type[T]) -> T:
+    """Decode what other servers and proxies send: nulls for absent, floats for integers, broken UTF-8.
+
+    Raises:
+        ProtocolError: it is not JSON, or not of this shape.
+    """
+    try:
+        raw = msgspec.json.decode(data.decode(errors="replace").removeprefix("\ufeff"))
+        return msgspec.convert(_tidy(raw), type_, strict=False, dec_hook=float32_vector)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise ProtocolError(f"the server sent what Ollama does not send ({exc}): {_excerpt(data)}") from exc
+
+
+def float32_vector(type_: type, value: Any) -> Any:
+    """Decoder hook: a JSON list of numbers becomes a float32 buffer."""
+    if type_ is not memoryview:
+        raise NotImplementedError(type_)
+    return memoryview(array("f", value))
+
+
+def _tidy(value: Any) -> Any:
+    """Drop nulls and cut fractions off counts and durations, at any depth."""
+    if isinstance(value, dict):
+        return {
+            k: int(v) if isinstance(v, float) and k.endswith(("_count", "_duration")) else _tidy(v)
+            for k, v in value.items()
+            if v is not None
+        }
+    if isinstance(value, list):
+        return [_tidy(v) for v in value if v is not None]
+    return value
+
+
+def _excerpt(data: bytes, limit: int = 200) -> str:
+    text = data[: limit + 1].decode(errors="replace").strip()
+    return repr(text[:limit]) + ("..." if len(data) > limit else "")
