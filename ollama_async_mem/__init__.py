@@ -5,4 +5,112 @@ Public names load on first use: importing the package imports neither httpx nor 
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ollama_async_mem.app import Memory
+    from ollama_async_mem.embedding import OllamaEmbedder
+    from ollama_async_mem.llm import OllamaLLM
+    from ollama_async_mem.memory.chat import MemoryChat
+    from ollama_async_mem.memory.service import MemoryService
+    from ollama_async_mem.ollama._http import Timeouts
+    from ollama_async_mem.ollama._retry import RetryPolicy
+    from ollama_async_mem.ollama._streams import ChatStream
+    from ollama_async_mem.ollama.client import OllamaClient
+    from ollama_async_mem.ollama.schema import (
+        ChatChunk,
+        ChatMessage,
+        ChatResponse,
+        EmbedResponse,
+        ModelInfo,
+        PullProgress,
+        ShowResponse,
+        ToolCall,
+    )
+    from ollama_async_mem.records import (
+        AddResult,
+        Counts,
+        Fact,
+        Hit,
+        Message,
+        Page,
+        Scope,
+        SearchResult,
+        Turn,
+    )
+    from ollama_async_mem.stores import open_store
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AddResult": "records",
+    "ChatChunk": "ollama.schema",
+    "ChatMessage": "ollama.schema",
+    "ChatResponse": "ollama.schema",
+    "ChatStream": "ollama._streams",
+    "Counts": "records",
+    "EmbedResponse": "ollama.schema",
+    "Fact": "records",
+    "Hit": "records",
+    "Memory": "app",
+    "MemoryChat": "memory.chat",
+    "MemoryService": "memory.service",
+    "Message": "records",
+    "ModelInfo": "ollama.schema",
+    "OllamaClient": "ollama.client",
+    "OllamaEmbedder": "embedding",
+    "OllamaLLM": "llm",
+    "Page": "records",
+    "PullProgress": "ollama.schema",
+    "RetryPolicy": "ollama._retry",
+    "Scope": "records",
+    "SearchResult": "records",
+    "ShowResponse": "ollama.schema",
+    "Timeouts": "ollama._http",
+    "ToolCall": "ollama.schema",
+    "Turn": "records",
+    "open_store": "stores",
+}
+
+__all__ = [
+    "AddResult",
+    "ChatChunk",
+    "ChatMessage",
+    "ChatResponse",
+    "ChatStream",
+    "Counts",
+    "EmbedResponse",
+    "Fact",
+    "Hit",
+    "Memory",
+    "MemoryChat",
+    "MemoryService",
+    "Message",
+    "ModelInfo",
+    "OllamaClient",
+    "OllamaEmbedder",
+    "OllamaLLM",
+    "Page",
+    "PullProgress",
+    "RetryPolicy",
+    "Scope",
+    "SearchResult",
+    "ShowResponse",
+    "Timeouts",
+    "ToolCall",
+    "Turn",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

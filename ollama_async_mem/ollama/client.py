@@ -22,13 +22,12 @@ from .schema import (
     ChatChunk,
     ChatMessage,
     ChatResponse,
-    EmbedResponse,
+    EmbedBody,
     PullProgress,
     ShowResponse,
     TagsResponse,
     VersionResponse,
     decode,
-    float32_vector,
 )
 
 if TYPE_CHECKING:
@@ -37,12 +36,12 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from .schema import ModelInfo
+    from .schema import EmbedResponse, ModelInfo
 
 __all__ = ["OllamaClient"]
 
 _CHAT = msgspec.json.Decoder(ChatResponse)
-_EMBED = msgspec.json.Decoder(EmbedResponse, dec_hook=float32_vector)
+_EMBED = msgspec.json.Decoder(EmbedBody)
 _TAGS = msgspec.json.Decoder(TagsResponse)
 _SHOW = msgspec.json.Decoder(ShowResponse)
 _VERSION = msgspec.json.Decoder(VersionResponse)
@@ -201,7 +200,7 @@ class OllamaClient:
             options=options,
             keep_alive=_seconds(keep_alive),
         )
-        response = decode(await self._server.request("POST", "/api/embed", body), _EMBED)
+        response = decode(await self._server.request("POST", "/api/embed", body), _EMBED).response()
         if len(response.embeddings) != len(inputs):
             raise OllamaError(f"asked for {len(inputs)} embeddings, the server sent {len(response.embeddings)}")
         return response

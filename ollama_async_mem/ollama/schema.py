@@ -17,6 +17,7 @@ __all__ = [
     "ChatChunk",
     "ChatMessage",
     "ChatResponse",
+    "EmbedBody",
     "EmbedResponse",
     "ErrorBody",
     "ModelDetails",
@@ -29,7 +30,6 @@ __all__ = [
     "VersionResponse",
     "decode",
     "decode_leniently",
-    "float32_vector",
 ]
 
 T = TypeVar("T")
@@ -99,6 +99,17 @@ class EmbedResponse(msgspec.Struct):
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
+
+
+class EmbedBody(EmbedResponse):
+    """The same as it stands on the wire, with lists of numbers."""
+
+    embeddings: list[list[float]] = []  # type: ignore[assignment]
+
+    def response(self) -> EmbedResponse:
+        """Make the lists float32 buffers."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name != "embeddings"}
+        return EmbedResponse(embeddings=[memoryview(array("f", v)) for v in self.embeddings], **fields)
 
 
 class PullProgress(msgspec.Struct):
@@ -201,16 +212,9 @@ def decode_leniently(data: bytes, type_: type[T]) -> T:
     """
     try:
         raw = msgspec.json.decode(data.decode(errors="replace").removeprefix("\ufeff"))
-        return msgspec.convert(_tidy(raw), type_, strict=False, dec_hook=float32_vector)
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as exc:
+        return msgspec.convert(_tidy(raw), type_, strict=False)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:
         raise ProtocolError(f"the server sent what Ollama does not send ({exc}): {_excerpt(data)}") from exc
-
-
-def float32_vector(type_: type, value: Any) -> Any:
-    """Decoder hook: a JSON list of numbers becomes a float32 buffer."""
-    if type_ is not memoryview:
-        raise NotImplementedError(type_)
-    return memoryview(array("f", value))
 
 
 def _tidy(value: Any) -> Any:
