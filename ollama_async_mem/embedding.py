@@ -88,12 +88,12 @@ class OllamaEmbedder:
         return display(self._name)
 
     async def __aenter__(self) -> Self:
-        tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        self._stack.callback(tasks.cancel_scope.cancel)
         # No bound of its own: each caller waits for its answer, so the queue is as long as there are callers.
         self._queue, receive = anyio.create_memory_object_stream[_Waiting](math.inf)
         self._stack.enter_context(self._queue)
         self._stack.enter_context(receive)
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(tasks.cancel_scope.cancel)
         for _ in range(self._in_flight):
             tasks.start_soon(self._work, receive)
         return self

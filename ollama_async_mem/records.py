@@ -34,12 +34,20 @@ __all__ = [
 Kind: TypeAlias = Literal["turn", "fact"]
 
 
+_last_stamp = 0
+
+
 def new_id() -> str:
-    """Return a UUID of version 7 (RFC 9562, section 5.7): ids made later sort later."""
-    millis = time.time_ns() // 1_000_000
-    rand = int.from_bytes(os.urandom(10), "big")
-    high, low = rand >> 68, rand & (1 << 62) - 1
-    return str(uuid.UUID(int=millis << 80 | 7 << 76 | high << 64 | 2 << 62 | low))
+    """Return a UUID of version 7 (RFC 9562, section 5.7): ids made later in a process sort later.
+
+    The 12 bits behind the milliseconds are a fraction of one (method 3 of section 6.2), counted up where two
+    ids fall into the same.
+    """
+    global _last_stamp  # noqa: PLW0603 - the order of ids is one for the process
+    millis, nanos = divmod(time.time_ns(), 1_000_000)
+    stamp = _last_stamp = max(millis << 12 | nanos * 4096 // 1_000_000, _last_stamp + 1)
+    rand = int.from_bytes(os.urandom(8), "big") >> 2
+    return str(uuid.UUID(int=stamp >> 12 << 80 | 7 << 76 | (stamp & 0xFFF) << 64 | 2 << 62 | rand))
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):

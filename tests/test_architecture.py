@@ -23,8 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"memory", "llm", "embedding", "stores", "ollama", "config", "ports", "records", "errors"},
     "engine": {"ollama", "config", "errors"},
 }
-ALLOWED["demo"] = ALLOWED["app"] | {"app", "engine"}
-ALLOWED["cli"] = ALLOWED["demo"] | {"demo"}
+ALLOWED["cli"] = ALLOWED["app"] | {"app", "engine"}
 ALLOWED["__main__"] = {"cli", "errors"}
 ALLOWED["__init__"] = set(ALLOWED)  # re-exports lazily, imports nothing when it is imported
 

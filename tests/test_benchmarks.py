@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.process import ContenderFailed, environment, measure
+from benchmarks.process import environment, measure
 from benchmarks.records import Bars, Benchmark, Contender, Row, Rows, difference, ratio
 from benchmarks.report import as_report, as_text, failed
 from benchmarks.runner import installed_version, run
@@ -209,7 +209,9 @@ def test_medians_ratios_and_what_is_missing() -> None:
     assert (difference(6, 2), difference(None, 2)) == (4, None)
 
 
-def test_a_server_that_does_not_start_is_an_error(contender: Callable[..., Contender]) -> None:
-    """No figures without the server that the benchmark asks for."""
-    with pytest.raises(ContenderFailed, match="the scripted server did not start"):
-        run(benchmark(contender("first", "report(x=1)"), server_script="no.such.module:script"))
+def test_without_its_server_no_contender_has_figures(contender: Callable[..., Contender]) -> None:
+    """A server that does not start is every contender's failure, and shown as that."""
+    asked = benchmark(contender("first", "report(x=1)"), server_script="no.such.module:script")
+    report = as_report(asked, run(asked), quick=False)
+    assert failed(report)
+    assert report["contenders"][0]["failure"] == "the scripted server did not start"

@@ -39,6 +39,7 @@ class MemoryChat:
         scope: Scope,
         *,
         max_tokens: int,
+        remember: bool,
         infer: Literal["background", "now", False],
     ) -> None:
         self._memory = memory
@@ -46,15 +47,18 @@ class MemoryChat:
         self._messages = messages
         self._ids: dict[str, Any] = {name: getattr(scope, name) for name in scope.__struct_fields__}
         self._max_tokens = max_tokens
+        self._remembers = remember
         self._infer = infer
         self._stack = AsyncExitStack()
         self._pieces: AsyncIterator[str] | None = None
         self._answer: list[str] = []
         self._complete = False
+        self._asked_at = datetime.now(UTC)
         self.memories = ""
         self.added: AddResult | None = None
 
     async def __aenter__(self) -> Self:
+        self._asked_at = datetime.now(UTC)
         question = self._messages[-1].content
         self.memories = await self._memory.context(question, max_tokens=self._max_tokens, **self._ids)
         self._pieces = await self._stack.enter_async_context(self._llm.stream(self._prompt()))
@@ -62,7 +66,7 @@ class MemoryChat:
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
-        if self._complete and self._answer:
+        if self._remembers and self._complete and self._answer:
             with anyio.CancelScope(shield=True):
                 await self._remember()
 
@@ -87,7 +91,7 @@ class MemoryChat:
         return messages
 
     async def _remember(self) -> None:
-        question = self._messages[-1]
-        now = datetime.now(UTC)
-        exchange = [question, Message(role="assistant", content=self.answer, timestamp=now)]
-        self.added = await self._memory.add(exchange, infer=self._infer, **self._ids)
+        answer = Message(role="assistant", content=self.answer, timestamp=datetime.now(UTC))
+        self.added = await self._memory.add(
+            [self._messages[-1], answer], timestamp=self._asked_at, infer=self._infer, **self._ids
+        )

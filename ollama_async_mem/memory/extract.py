@@ -9,9 +9,10 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ollama_async_mem.errors import ModelOutputError
     from ollama_async_mem.records import Turn
 
-__all__ = ["Extraction", "Statement", "extraction_messages", "portions"]
+__all__ = ["Extraction", "Statement", "extraction_messages", "portions", "repair_messages"]
 
 PORTION_CHARS = 6_000
 """Most characters of conversation in one request: some 1,500 tokens of a context of 4,096."""
@@ -67,4 +68,13 @@ def extraction_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
     return [
         {"role": "system", "content": _INSTRUCTIONS},
         {"role": "user", "content": "\n".join(lines)},
+    ]
+
+
+def repair_messages(messages: list[dict[str, str]], error: ModelOutputError) -> list[dict[str, str]]:
+    """Write the same request once more, with the answer that did not fit and why."""
+    return [
+        *messages,
+        {"role": "assistant", "content": error.output[:2_000]},
+        {"role": "user", "content": f"That does not fit: {error}. Answer again with the JSON object only."},
     ]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ollama_async_mem.errors import ModelOutputError, OllamaError, RecordNotFound, StoreError
-from ollama_async_mem.memory.extract import Extraction, extraction_messages, portions
+from ollama_async_mem.errors import ExtractionFailed, ModelOutputError, OllamaError, RecordNotFound, StoreError
+from ollama_async_mem.memory.extract import Extraction, extraction_messages, portions, repair_messages
 from ollama_async_mem.memory.ground import source_of
 from ollama_async_mem.records import Fact, Turn, new_id
 
@@ -30,7 +30,6 @@ __all__ = ["Ingest"]
 _log = logging.getLogger(__name__)
 LEASE = timedelta(minutes=15)
 POLL_S = 5.0
-MAX_ATTEMPTS = 5
 SAME_FACT = 0.97
 
 
@@ -81,15 +80,12 @@ class Ingest:
         try:
             await self._extract(job)
         except OllamaError as exc:
-            await self._give_back(job, exc, retry=True)
+            wait = timedelta(seconds=min(600, 5 * 4 ** (job.attempts - 1)))
+            _log.info("extraction is put off by %s: %s", wait, exc)
+            await self._store.release_job(job.id, error=str(exc), retry_at=datetime.now(UTC) + wait)
         except ModelOutputError as exc:
-            await self._give_back(job, exc, retry=job.attempts < 2)  # noqa: PLR2004 - one repair
-
-    async def _give_back(self, job: Job, exc: Exception, *, retry: bool) -> None:
-        wait = timedelta(seconds=min(600, 5 * 4 ** (job.attempts - 1)))
-        retry_at = datetime.now(UTC) + wait if retry and job.attempts < MAX_ATTEMPTS else None
-        _log.warning("extraction of job %s failed (%s); %s", job.id, type(exc).__name__, retry_at or "given up")
-        await self._store.release_job(job.id, error=str(exc), retry_at=retry_at)
+            _log.warning("extraction of job %s is given up, its turns stay: %s", job.id, exc)
+            await self._store.release_job(job.id, error=str(exc), retry_at=None)
 
     async def _extract(self, job: Job) -> None:
         facts: list[Fact] = []
@@ -110,7 +106,7 @@ class Ingest:
         return turns
 
     async def _facts(self, turns: Sequence[Turn], job: Job) -> list[Fact]:
-        answer: Extraction = await self._llm.generate(extraction_messages(turns), schema=Extraction)
+        answer = await self._ask(extraction_messages(turns))
         now = datetime.now(UTC)
         grounded = [(statement, source_of(statement, turns)) for statement in answer.facts]
         return [
@@ -126,6 +122,17 @@ class Ingest:
             for statement, turn in grounded
             if turn
         ]
+
+    async def _ask(self, messages: list[dict[str, str]]) -> Extraction:
+        """Ask for facts; an answer that does not fit is shown to the model once, with what is wrong."""
+        try:
+            answer: Extraction = await self._llm.generate(messages, schema=Extraction)
+        except ModelOutputError as exc:
+            try:
+                answer = await self._llm.generate(repair_messages(messages, exc), schema=Extraction)
+            except ModelOutputError as again:
+                raise ExtractionFailed(str(again), output=again.output) from again
+        return answer
 
     async def _unknown(self, facts: Sequence[Fact], vectors: Sequence[Vector], job: Job) -> list[tuple[Fact, Vector]]:
         """Leave out what is known already, in the store or earlier in the same answer."""

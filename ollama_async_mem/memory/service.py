@@ -5,6 +5,7 @@ It owns the extraction that runs behind the adds, and knows its parts only as po
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryService"]
 
+_log = logging.getLogger(__name__)
 _ALL: tuple[Kind, ...] = ("turn", "fact")
 _MOST = 1_000
 
@@ -148,12 +150,13 @@ class MemoryService:
         agent_id: str | None = None,
         run_id: str | None = None,
         max_tokens: int = 800,
+        remember: bool = True,
         infer: Literal["background", "now", False] = "background",
     ) -> MemoryChat:
         """Answer with what is remembered, and remember the exchange: `async with mem.chat(...) as stream`.
 
         The last message is what the memory is asked for; those before it are the conversation so far. When the
-        answer is complete, the last message and the answer are added.
+        answer is complete, the last message and the answer are added, unless `remember` is off.
 
         Raises:
             ConfigError: no id is given, a message is blank, or this memory has no chat model.
@@ -161,7 +164,15 @@ class MemoryService:
         scope = require_scope(user_id, agent_id, run_id)
         if self._llm is None:
             raise ConfigError("this memory has no chat model: pass llm= when it is made")
-        return MemoryChat(self, self._llm, as_messages(messages), scope, max_tokens=max_tokens, infer=infer)
+        return MemoryChat(
+            self,
+            self._llm,
+            as_messages(messages),
+            scope,
+            max_tokens=max_tokens,
+            remember=remember,
+            infer=infer,
+        )
 
     async def get(self, memory_id: str) -> MemoryRecord:
         """Return one memory.
@@ -243,7 +254,8 @@ class MemoryService:
         """Embed a query, or return None where the server cannot: finding goes on with the other index."""
         try:
             return await self._embedder.embed_query(query)
-        except OllamaError:
+        except OllamaError as exc:
+            _log.warning("searching by words only, the query could not be embedded: %s", exc)
             return None
 
 

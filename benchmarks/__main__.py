@@ -1,0 +1,55 @@
+"""The command line: exit status 0, or 1 where a contender is missing or failed, or 2 for an unknown name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from .report import as_report, as_text, failed
+from .runner import run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .records import Benchmark
+
+PREFIX = "bench_"
+
+
+def names() -> list[str]:
+    """The benchmarks there are: one for each `bench_*.py`."""
+    return sorted(path.stem.removeprefix(PREFIX) for path in Path(__file__).parent.glob(f"{PREFIX}*.py"))
+
+
+def load(name: str) -> Benchmark:
+    """The benchmark that a module declares."""
+    return cast("Benchmark", import_module(f"{__package__}.{PREFIX}{name}").BENCHMARK)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """List the benchmarks, or run one and print its report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Run one benchmark, or list them.")
+    parser.add_argument("name", nargs="?", help="the benchmark to run; without it they are listed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller cases")
+    options = parser.parse_args(arguments)
+    if options.name is None:
+        print("\n".join(f"{name:12} {load(name).about}" for name in names()))
+        return 0
+    if options.name not in names():
+        parser.error(f"there is no benchmark {options.name!r}; there are: {', '.join(names())}")
+    return _run_and_print(load(options.name), quick=options.quick, as_json=options.json)
+
+
+def _run_and_print(benchmark: Benchmark, *, quick: bool, as_json: bool) -> int:
+    report = as_report(benchmark, run(benchmark, quick=quick), quick=quick)
+    print(json.dumps(report, indent=2) if as_json else as_text(report))
+    return 1 if failed(report) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""The interpreter alone."""
+
+from benchmarks.footprint import report
+
+report()

@@ -1,0 +1,198 @@
+"""The commands on memories and models. Each is one call of the library, and a way to show what it returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import anyio.to_thread
+from cyclopts import App, Parameter
+from rich.progress import track
+
+from ollama_async_mem.cli.files import parse_messages, read_text
+from ollama_async_mem.cli.options import Json, Setup, Who
+from ollama_async_mem.cli.output import note, pull_bar, say, show_hits, show_json, show_memories, show_models
+from ollama_async_mem.cli.session import open_client, open_memory, open_offline
+from ollama_async_mem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ollama_async_mem.app import Memory
+    from ollama_async_mem.records import Message
+
+__all__ = ["memories", "models"]
+
+_BATCH = 256
+Format: TypeAlias = Literal["auto", "jsonl", "text"]
+_NOBODY = Who()
+_DEFAULT = Setup()
+
+memories = App()
+models = App(name="models", help="The models of the server.")
+
+
+@memories.command
+async def add(
+    text: str | None = None,
+    /,
+    *,
+    file: Annotated[str | None, Parameter(name=["--file", "-f"])] = None,
+    format: Format = "auto",
+    skip_bad: Annotated[bool, Parameter(negative="")] = False,
+    facts: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+    who: Who = _NOBODY,
+    setup: Setup = _DEFAULT,
+) -> None:
+    """Store a text, or the messages of a file or of standard input.
+
+    Args:
+        text: What to store. Without it and without --file, standard input is read.
+        file: JSON lines like {"role": "user", "name": "Ann", "content": "...", "timestamp": "2026-05-01T18:30:00Z"},
+            or plain text with one message a line; "-" is standard input.
+        format: What the file is, where its name and first character do not say.
+        skip_bad: Leave out the lines that are not messages; without it, one of them stops everything.
+        facts: Extract facts with the chat model before returning; without it they are extracted later.
+    """
+    if text is not None and file is not None:
+        raise ConfigError("give a text or --file, not both")
+    messages = await anyio.to_thread.run_sync(_messages, text, file, format, skip_bad, abandon_on_cancel=True)
+    async with open_memory(setup, chat=facts, quiet=json) as memory:
+        turn_ids = await _add_all(memory, messages, who, quiet=json)
+        pending = await memory.flush() if facts else await memory.store.pending_jobs()
+        if json:
+            show_json({"turn_ids": turn_ids, "pending_jobs": pending})
+            return
+        say(f"stored {len(turn_ids)} turn{'s' * (len(turn_ids) != 1)} in {memory.store.location}")
+        if pending:
+            note(f"{pending} extraction job{'s' * (pending != 1)} waiting; 'ollama-async-mem flush' works them off")
+
+
+def _messages(text: str | None, file: str | None, format: Format, skip_bad: bool) -> list[Message]:  # noqa: FBT001
+    """Read what is to be added; without --file, a text is one message."""
+    if text is not None:
+        parsed = parse_messages(" ".join(text.splitlines()), name="the text", format="text")
+    else:
+        path = file or "-"
+        name = "standard input" if path == "-" else path
+        parsed = parse_messages(read_text(path), name=name, format=format, skip_bad=skip_bad)
+    for problem in parsed.problems:
+        note(f"left out: {problem}", style="yellow")
+    return parsed.messages
+
+
+async def _add_all(memory: Memory, messages: list[Message], who: Who, *, quiet: bool) -> list[str]:
+    """Add in batches, so that a long file shows its progress."""
+    starts = range(0, len(messages), _BATCH)
+    turn_ids: list[str] = []
+    for start in track(starts, "adding", disable=quiet or len(starts) == 1, transient=True):
+        added = await memory.add(messages[start : start + _BATCH], **who.ids)
+        turn_ids += [turn.id for turn in added.turns]
+    return turn_ids
+
+
+@memories.command
+async def search(
+    query: str,
+    /,
+    *,
+    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 10,
+    json: Json = False,
+    who: Who = _NOBODY,
+    setup: Setup = _DEFAULT,
+) -> None:
+    """Find the memories that fit a query, best first.
+
+    Args:
+        query: What to look for, in words or as a question.
+        limit: The most memories to show.
+    """
+    async with open_memory(setup) if setup.engine else open_offline(setup) as memory:
+        found = await memory.search(query, limit=limit, **who.ids)
+    if json:
+        show_json(found)
+        return
+    show_hits(found.hits)
+    if not found.hits:
+        note("nothing found")
+
+
+@memories.command(name="list")
+async def list_(
+    *,
+    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
+    cursor: str | None = None,
+    json: Json = False,
+    who: Who = _NOBODY,
+    setup: Setup = _DEFAULT,
+) -> None:
+    """List memories, newest first. Needs no server.
+
+    Args:
+        limit: The most memories to show.
+        cursor: Where to go on; the end of a longer list says it.
+    """
+    async with open_offline(setup) as memory:
+        page = await memory.list(limit=limit, cursor=cursor, **who.ids)
+    if json:
+        show_json(page)
+        return
+    show_memories(page.items)
+    if page.cursor:
+        note(f"more: --cursor {page.cursor}")
+    if not page.items:
+        note("no memories; 'ollama-async-mem add' stores some")
+
+
+@memories.command
+async def delete(memory_id: str, /, *, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """Destroy one memory. Needs no server.
+
+    Args:
+        memory_id: Its id, as `list` shows it.
+    """
+    async with open_offline(setup) as memory:
+        await memory.delete(memory_id)
+    if json:
+        show_json({"deleted": memory_id})
+    else:
+        say(f"deleted {memory_id}")
+
+
+@memories.command
+async def flush(*, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """Extract the facts of what was added, and wait until it is done."""
+    async with open_memory(setup, chat=True, quiet=json) as memory:
+        if not json:
+            note(f"{await memory.store.pending_jobs()} jobs ...")
+        pending = await memory.flush()
+        counts = await memory.count()
+    if json:
+        show_json({"pending_jobs": pending, "turns": counts.turns, "facts": counts.facts})
+    else:
+        say(f"{counts.turns} turns, {counts.facts} facts, {pending} jobs waiting for another try")
+
+
+@models.command(name="list")
+async def models_list(*, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """List the installed models."""
+    async with open_client(setup) as client:
+        installed = await client.models.installed()
+    if json:
+        show_json({"models": installed})
+    else:
+        show_models(installed)
+
+
+@models.command(name="pull")
+async def models_pull(model: str, /, *, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """Download a model.
+
+    Args:
+        model: Its name, such as llama3.2 or nomic-embed-text.
+    """
+    async with open_client(setup) as client:
+        with pull_bar(model, quiet=json) as update:
+            pulled = await client.models.ensure(model, update)
+    if json:
+        show_json({"model": model, "pulled": pulled})
+    else:
+        say(f"{model} is {'installed' if pulled else 'installed already'}")

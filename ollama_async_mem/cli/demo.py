@@ -1,0 +1,140 @@
+"""The demo: a real model, a real embedder and a real database, from nothing to an answer."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.resources import files
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from cyclopts import App, Parameter
+
+from ollama_async_mem.app import Memory
+from ollama_async_mem.cli.chat import stream_answer
+from ollama_async_mem.cli.options import Setup, Who
+from ollama_async_mem.cli.output import note, say, show_hits
+from ollama_async_mem.cli.session import ENGINE_EMBEDDER, ENGINE_LLM, engine_client, ensure, has_engine, obstacle
+from ollama_async_mem.config import DEFAULT_EMBEDDER, DEFAULT_LLM, default_store
+from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.ollama._retry import RetryPolicy
+from ollama_async_mem.ollama.client import OllamaClient
+from ollama_async_mem.records import Message
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["demonstration"]
+
+_USER = Who(user="demo")
+_SEARCHES = ("what is Tomás allergic to?", "when is the exhibition opening?", "a new pet")
+_QUESTION = "What is the name of Tomás's dog?"
+_DEFAULT = Setup()
+
+demonstration = App()
+
+
+@demonstration.command
+async def demo(
+    *, store: Annotated[str | None, Parameter(env_var=())] = None, engine: bool = False, host: str | None = None
+) -> None:
+    """Show the whole of it on a bundled conversation: add, search, and an answer that remembers.
+
+    Uses Ollama where it answers and has, or can pull, the default models; else the embedded engine.
+
+    Args:
+        store: A new file for the demo's memories. Default: demo.db in your data folder, made anew each time.
+        engine: Use the embedded engine also where Ollama answers.
+        host: The Ollama server. Default: OLLAMA_HOST, else http://127.0.0.1:11434.
+    """
+    path = _new_store(store)
+    async with (
+        _server(Setup(host=host, engine=engine)) as (client, llm, embedder),
+        Memory(path, llm=llm, embedder=embedder, client=client) as memory,
+    ):
+        await _add(memory)
+        await _search(memory)
+        say(f"\n? {_QUESTION}", style="bold")
+        await stream_answer(memory, [Message(content=_QUESTION)], _USER, remember=False)
+        _what_next(memory, with_engine=llm == ENGINE_LLM)
+
+
+def _new_store(store: str | None) -> Path:
+    """Path of an empty store. The demo's own file is made anew, nobody else's is touched."""
+    if store is not None:
+        path = Path(store).expanduser()
+        if path.exists():
+            raise ConfigError(f"{path} exists already: name a new file for the demo")
+        return path
+    path = Path(default_store()).with_name("demo.db")
+    for old in (path, path.with_name("demo.db-wal"), path.with_name("demo.db-shm")):
+        old.unlink(missing_ok=True)
+    return path
+
+
+@asynccontextmanager
+async def _server(setup: Setup) -> AsyncIterator[tuple[OllamaClient, str, str]]:
+    """A server with its chat model and embedder: Ollama if nothing stands in the way, else the engine."""
+    async with AsyncExitStack() as stack:
+        reason = "the engine was asked for"
+        if not setup.engine:
+            client = await stack.enter_async_context(OllamaClient(setup.host, retry=RetryPolicy(attempts=1)))
+            reason = await obstacle(client, DEFAULT_EMBEDDER, DEFAULT_LLM)
+            if not reason:
+                note(f"using Ollama at {client.url}")
+                yield client, DEFAULT_LLM, DEFAULT_EMBEDDER
+                return
+        if not has_engine():
+            raise ConfigError(
+                f"{reason}, and the embedded engine is not installed. Either start Ollama (ollama serve; see "
+                'https://ollama.com/download), or pip install "ollama-async-mem[engine]"'
+            )
+        note(f"{reason}: starting the embedded engine")
+        client = await stack.enter_async_context(engine_client())
+        await ensure(client, ENGINE_LLM)
+        yield client, ENGINE_LLM, ENGINE_EMBEDDER
+
+
+async def _add(memory: Memory) -> None:
+    sessions = _conversation()
+    began = time.perf_counter()
+    for run_id, messages in sessions.items():
+        await memory.add(messages, user_id=_USER.user, run_id=run_id, infer=False)
+    took_ms = (time.perf_counter() - began) * 1e3
+    turns = sum(map(len, sessions.values()))
+    first, last = (next(iter(sessions.values()))[0], list(sessions.values())[-1][-1])
+    say(
+        f"\nStored {turns} turns of {len(sessions)} conversations between Nora and Tomás, "
+        f"{first['timestamp'][:10]} to {last['timestamp'][:10]}, in {took_ms:.0f} ms: "
+        "on disk, embedded and searchable."
+    )
+
+
+def _conversation() -> dict[str, list[dict[str, Any]]]:
+    """The bundled messages by session."""
+    text = files("ollama_async_mem.cli").joinpath("conversation.jsonl").read_bytes()
+    lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(text)
+    return {run_id: list(messages) for run_id, messages in groupby(lines, key=itemgetter("run_id"))}
+
+
+async def _search(memory: Memory) -> None:
+    for query in _SEARCHES:
+        began = time.perf_counter()
+        found = await memory.search(query, user_id=_USER.user, limit=3)
+        took_ms = (time.perf_counter() - began) * 1e3
+        say(f"\n? {query}", style="bold", end="")
+        say(f"  ({took_ms:.0f} ms)", style="dim")
+        show_hits(found.hits)
+
+
+def _what_next(memory: Memory, *, with_engine: bool) -> None:
+    engine = " --engine" if with_engine else ""
+    where = f"--user {_USER.user} --store {memory.store.location}{engine}"
+    say(f"\nThe database is {memory.store.location}", style="dim")
+    say("What to type next:", style="dim")
+    say(f'  ollama-async-mem search "where does Nora work?" {where}')
+    say(f"  ollama-async-mem chat {where}")
+    say(f'  ollama-async-mem add "I like my tea without sugar" --user you{engine}')

@@ -1,0 +1,82 @@
+"""Messages from files and standard input: JSON lines or plain text. Reading apart from understanding."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.memory.messages import as_messages
+from ollama_async_mem.records import Message
+
+__all__ = ["Parsed", "parse_messages", "read_text"]
+
+
+class Parsed(NamedTuple):
+    """The messages of a file, and one line for each that was left out."""
+
+    messages: list[Message]
+    problems: list[str]
+
+
+def read_text(path: str) -> str:
+    """Read a file, or standard input for "-", as UTF-8.
+
+    Raises:
+        ConfigError: it cannot be read, or is not text.
+    """
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {exc.start}): convert it first") from exc
+
+
+def parse_messages(
+    text: str, *, name: str, format: Literal["auto", "jsonl", "text"] = "auto", skip_bad: bool = False
+) -> Parsed:
+    """Read JSON lines, or plain text with one message a line; blank lines are passed over.
+
+    "auto" takes a file that is named .jsonl, .ndjson or .json, or begins with a brace, for JSON lines.
+
+    Raises:
+        ConfigError: a line is not a message and `skip_bad` is not set, or there is no message at all.
+    """
+    read = _json_message if _is_json(text, name, format) else _text_message
+    messages: list[Message] = []
+    problems: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            messages.append(read(line))
+        except (ConfigError, msgspec.MsgspecError) as exc:
+            problems.append(f"{name}, line {number}: {exc}")
+    if problems and not skip_bad:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(f"{problems[0]}{more}. Nothing was stored; --skip-bad leaves such lines out")
+    if not messages:
+        raise ConfigError(f"{name} holds no message" + (f": {problems[0]}" if problems else ""))
+    return Parsed(messages, problems)
+
+
+def _is_json(text: str, name: str, format: Literal["auto", "jsonl", "text"]) -> bool:
+    if format != "auto":
+        return format == "jsonl"
+    return name.endswith((".jsonl", ".ndjson", ".json")) or text.lstrip().startswith("{")
+
+
+def _json_message(line: str) -> Message:
+    value: Any = msgspec.json.decode(line)
+    if not isinstance(value, dict):
+        raise ConfigError('a message is an object like {"role": "user", "content": "..."}')
+    return as_messages(value)[0]
+
+
+def _text_message(line: str) -> Message:
+    return Message(content=line.strip())

@@ -1,0 +1,60 @@
+"""The commands put together, and how a run ends: its exit code, and its errors in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cyclopts import App, CycloptsError
+
+from ollama_async_mem import __version__
+from ollama_async_mem.cli.chat import chatting
+from ollama_async_mem.cli.commands import memories, models
+from ollama_async_mem.cli.demo import demonstration
+from ollama_async_mem.cli.engine import engine
+from ollama_async_mem.cli.output import note, show_json
+from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaAsyncMemError
+
+__all__ = ["FAILED", "INTERRUPTED", "USAGE", "build", "run"]
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def build() -> App:
+    """Make the app of all commands."""
+    app = App(
+        name="ollama-async-mem",
+        help="A memory on local models: add what was said, find it again, and chat with it.",
+        help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage or settings or no server, 130 interrupted.",
+        version=__version__,
+        default_parameter=None,
+    )
+    for part in (demonstration, memories, chatting):
+        app.update(part)
+    app.command(models)
+    app.command(engine)
+    return app
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    tokens = sys.argv[1:] if arguments is None else arguments
+    try:
+        build()(tokens, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return USAGE  # cyclopts has said what is wrong
+    except OllamaAsyncMemError as exc:
+        _report(exc, as_json="--json" in tokens)
+        return USAGE if isinstance(exc, ConfigError | MissingExtra) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not fail again
+        return FAILED
+    return 0
+
+
+def _report(exc: OllamaAsyncMemError, *, as_json: bool) -> None:
+    if as_json:
+        show_json({"error": {"type": type(exc).__name__, "message": str(exc)}})
+    note(f"error: {exc}", style="red")

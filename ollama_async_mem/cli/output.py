@@ -1,0 +1,93 @@
+"""How results look on a terminal and as JSON. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.text import Text
+
+from ollama_async_mem.records import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ollama_async_mem.ollama.schema import ModelInfo, PullProgress
+    from ollama_async_mem.records import Hit, MemoryRecord
+
+__all__ = ["note", "pull_bar", "say", "show_hits", "show_json", "show_memories", "show_models"]
+
+_MEGA = 1_000_000
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _err() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str = "", *, style: str = "", end: str = "\n") -> None:
+    """Print a result."""
+    _out().print(Text(text, style=style), end=end)
+
+
+def note(text: str, *, style: str = "dim") -> None:
+    """Say what is going on, apart from the results."""
+    _err().print(Text(text, style=style))
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON object on a line."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def show_hits(hits: Iterable[Hit]) -> None:
+    """Print what was found: score, date, who and what."""
+    for hit in hits:
+        _out().print(Text.assemble((f"{hit.score:4.2f}  ", "green"), _line(hit.memory)))
+
+
+def show_memories(memories: Iterable[MemoryRecord], *, ids: bool = True) -> None:
+    """Print memories: date, who and what, with the id that `delete` takes."""
+    for memory in memories:
+        _out().print(Text.assemble((f"{memory.id}  " if ids else "", "dim"), _line(memory)))
+
+
+def _line(memory: MemoryRecord) -> Text:
+    who = f"{memory.who}: " if isinstance(memory, Turn) else "fact: "
+    return Text.assemble((f"{memory.at:%Y-%m-%d}  ", "cyan"), (who, "bold"), " ".join(memory.text.split()))
+
+
+def show_models(models: Iterable[ModelInfo]) -> None:
+    """Print installed models with size and quantization."""
+    for model in models:
+        details = f"{model.details.parameter_size} {model.details.quantization_level}".strip()
+        size = f"{model.size / _MEGA:,.0f} MB"
+        _out().print(Text.assemble((f"{model.name:<32}", "bold"), f"{size:>12}  ", (details, "dim")))
+
+
+@contextmanager
+def pull_bar(model: str, *, quiet: bool = False) -> Iterator[Callable[[PullProgress], None]]:
+    """Show a download on standard error; yields what is called with each status line."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err(), disable=quiet or not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task(f"pulling {model}", total=None)
+
+        def update(line: PullProgress) -> None:
+            if line.total:
+                progress.update(task, total=line.total, completed=line.completed)
+            progress.update(task, description=f"{model}: {line.status}")
+
+        yield update

@@ -1,0 +1,146 @@
+"""Which server a command works with: Ollama where it answers, the embedded engine where it is asked for."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ollama_async_mem.app import Memory
+from ollama_async_mem.cli.output import note, pull_bar
+from ollama_async_mem.config import load_settings
+from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaError
+from ollama_async_mem.ollama._retry import RetryPolicy
+from ollama_async_mem.ollama.client import OllamaClient
+from ollama_async_mem.stores import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ollama_async_mem.cli.options import Setup
+
+__all__ = [
+    "ENGINE_EMBEDDER",
+    "ENGINE_LLM",
+    "NoServer",
+    "engine_client",
+    "ensure",
+    "has_engine",
+    "obstacle",
+    "open_client",
+    "open_memory",
+    "open_offline",
+]
+
+ENGINE_LLM = "smollm2:135m"
+ENGINE_EMBEDDER = "wordllama"
+
+
+class NoServer(ConfigError):
+    """No server answers; says both ways to have one."""
+
+    def __init__(self, url: str) -> None:
+        engine = "add --engine to use the embedded engine"
+        if not has_engine():
+            engine = 'install the embedded engine, pip install "ollama-async-mem[engine]", and add --engine'
+        super().__init__(
+            f"no Ollama answers at {url}. Either start it (ollama serve; see https://ollama.com/download) "
+            f"or name its address with --host or OLLAMA_HOST; or {engine}."
+        )
+
+
+def has_engine() -> bool:
+    """Tell whether the packages of the engine are installed."""
+    return all(find_spec(name) for name in ("xllamacpp", "wordllama", "starlette", "uvicorn", "platformdirs"))
+
+
+@asynccontextmanager
+async def open_client(setup: Setup) -> AsyncIterator[OllamaClient]:
+    """A client of the server that the options name, which answers.
+
+    Raises:
+        NoServer: it does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        if setup.engine:
+            yield await stack.enter_async_context(engine_client())
+            return
+        client = await stack.enter_async_context(OllamaClient(setup.host))
+        if not await client.is_alive():
+            raise NoServer(client.url)
+        yield client
+
+
+@asynccontextmanager
+async def engine_client() -> AsyncIterator[OllamaClient]:
+    """A client of an embedded engine that runs as long as the context.
+
+    Raises:
+        MissingExtra: the engine's packages are not installed.
+    """
+    if not has_engine():
+        raise MissingExtra("engine", "the embedded engine")
+    from ollama_async_mem.engine.process import running_engine  # noqa: PLC0415 - needs the extra
+
+    async with running_engine() as engine, OllamaClient(engine.url) as client:
+        yield client
+
+
+@asynccontextmanager
+async def open_memory(setup: Setup, *, chat: bool = False, quiet: bool = False) -> AsyncIterator[Memory]:
+    """A memory on the server that the options name, which answers; with `chat`, the engine has its chat model.
+
+    Raises:
+        NoServer: the server does not answer.
+    """
+    async with open_client(setup) as client, _memory(setup, client) as memory:
+        if setup.engine and chat:
+            await ensure(client, memory.settings.llm, quiet=quiet)
+        yield memory
+
+
+@asynccontextmanager
+async def open_offline(setup: Setup) -> AsyncIterator[Memory]:
+    """A memory for what needs no server; one that is not there is not missed."""
+    async with OllamaClient(setup.host, retry=RetryPolicy(attempts=1)) as client, _memory(setup, client) as memory:
+        yield memory
+
+
+@asynccontextmanager
+async def _memory(setup: Setup, client: OllamaClient) -> AsyncIterator[Memory]:
+    """Without a model that was asked for, the store's own embedder, and the models that the server is sure to have."""
+    embedder, llm = setup.embedder, setup.llm
+    if embedder is None:
+        async with open_store(load_settings(store=setup.store).store) as store:
+            space = await store.embedding_space()
+        embedder = space.model if space else ENGINE_EMBEDDER if setup.engine else None
+    if llm is None and setup.engine:
+        llm = ENGINE_LLM
+    async with Memory(setup.store, llm=llm, embedder=embedder, client=client) as memory:
+        yield memory
+
+
+async def ensure(client: OllamaClient, model: str, *, quiet: bool = False) -> None:
+    """Pull a model with a progress bar unless it is there.
+
+    Raises:
+        PullFailed: it could not be pulled.
+    """
+    if await client.models.has(model):
+        return
+    if not quiet:
+        note(f"pulling {model} ...")
+    with pull_bar(model, quiet=quiet) as update:
+        await client.models.ensure(model, update)
+
+
+async def obstacle(client: OllamaClient, *models: str, quiet: bool = False) -> str:
+    """Pull what a server lacks of these models; returns what stands in the way, or "" where nothing does."""
+    if not await client.is_alive():
+        return f"no Ollama at {client.url}"
+    try:
+        for model in models:
+            await ensure(client, model, quiet=quiet)
+    except OllamaError as exc:
+        return f"Ollama at {client.url} has not all models: {exc}"
+    return ""

@@ -1,0 +1,295 @@
+"""The memory on a scripted Ollama and a real embedded store."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from fakes import STALL, Raw, Reply, ScriptedOllama, error
+
+from ollama_async_mem import Memory, Message, OllamaClient, RetryPolicy
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, ModelNotFound, RecordNotFound, StoreClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FACTS = {"facts": [{"line": 1, "quote": "I finally adopted a cat", "text": "Mia adopted a cat."}]}
+
+
+@pytest.fixture
+def memory(server: ScriptedOllama, tmp_path: Path) -> Callable[..., Memory]:
+    """Make memories on one store and the scripted server."""
+
+    def make(**options: Any) -> Memory:
+        return Memory(tmp_path / "memory.db", host=server.url, **options)
+
+    return make
+
+
+async def test_what_is_added_is_found_at_once(memory: Callable[..., Memory]) -> None:
+    """`add` returns when the turn is durable and searchable, by meaning and by words."""
+    async with memory() as mem:
+        added = await mem.add("I'm allergic to peanuts", user_id="alice", metadata={"from": "test"})
+        found = await mem.search("peanuts", user_id="alice", limit=5)
+        assert [hit.id for hit in found] == [added.turns[0].id]
+        assert (found.hits[0].score, found.degraded) == (1.0, ())
+        assert await mem.get(added.turns[0].id) == added.turns[0]
+        assert added.turns[0].metadata == {"from": "test"}
+
+
+async def test_a_memory_outlives_its_process(memory: Callable[..., Memory]) -> None:
+    """A store that is opened again has everything."""
+    async with memory() as mem:
+        added = await mem.add("remember me", user_id="alice", infer=False)
+    async with memory() as mem:
+        page = await mem.list(user_id="alice")
+        assert page.items == added.turns
+
+
+async def test_scopes_do_not_see_each_other(memory: Callable[..., Memory]) -> None:
+    """Ids that are given must match; a user's search goes over all of their runs."""
+    async with memory() as mem:
+        await mem.add("tea for alice", user_id="alice", run_id="monday", infer=False)
+        await mem.add("tea for bob", user_id="bob", run_id="monday", infer=False)
+        await mem.add("tea again", user_id="alice", run_id="tuesday", infer=False)
+
+        async def texts(**ids: str) -> set[str]:
+            return {hit.text for hit in await mem.search("tea", **ids)}
+
+        assert await texts(user_id="alice") == {"tea for alice", "tea again"}
+        assert await texts(user_id="alice", run_id="monday") == {"tea for alice"}
+        assert await texts(run_id="monday") == {"tea for alice", "tea for bob"}
+        assert await texts(user_id="carol") == set()
+
+
+async def test_speakers_and_times_are_kept(memory: Callable[..., Memory]) -> None:
+    """Names, per-message times and the call's time are stored; context writes them down in order."""
+    async with memory() as mem:
+        messages = [
+            {"role": "user", "name": "Ann", "content": "tea in May", "timestamp": "2026-05-01T10:00:00Z"},
+            Message(role="assistant", content="tea in March"),
+        ]
+        await mem.add(messages, user_id="a", timestamp="2026-03-01", infer=False)
+        assert await mem.context("tea", user_id="a") == (
+            "[2026-03-01] assistant: tea in March\n[2026-05-01] Ann: tea in May"
+        )
+
+
+async def test_an_add_is_all_or_nothing(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """A blank message, or none, stores nothing and costs no request."""
+    async with memory() as mem:
+        for bad in ("", "  ", [], ["fine", " "]):
+            with pytest.raises(ConfigError):
+                await mem.add(bad, user_id="alice")
+        with pytest.raises(ConfigError, match="user_id"):
+            await mem.add("whose?")
+        assert (await mem.count()).turns == 0
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("bad", [{"query": " "}, {"query": "x", "limit": 0}, {"query": "x", "limit": 10**6}])
+async def test_bad_searches_are_refused(memory: Callable[..., Memory], bad: dict[str, Any]) -> None:
+    """A blank query and a limit out of range say what is allowed."""
+    async with memory() as mem:
+        with pytest.raises(ConfigError):
+            await mem.search(**bad, user_id="alice")
+
+
+async def test_deleted_is_gone(memory: Callable[..., Memory]) -> None:
+    """A deleted memory is neither found, listed nor got; deleting it twice says so."""
+    async with memory() as mem:
+        turn = (await mem.add("secret word", user_id="a", infer=False)).turns[0]
+        await mem.delete(turn.id)
+        assert len(await mem.search("secret", user_id="a")) == 0
+        assert (await mem.list(user_id="a")).items == ()
+        for call in (mem.get, mem.delete):
+            with pytest.raises(RecordNotFound, match=turn.id):
+                await call(turn.id)
+
+
+async def test_a_search_without_the_embedder_degrades(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """When the query cannot be embedded, words still find, and the result says so."""
+    client = OllamaClient(server.url, retry=RetryPolicy(attempts=1))
+    async with client, memory(client=client) as mem:
+        await mem.add("peanuts and tea", user_id="a", infer=False)
+        await server.stop()
+        found = await mem.search("peanuts", user_id="a")
+    assert [hit.text for hit in found] == ["peanuts and tea"]
+    assert found.degraded == ("dense",)
+
+
+async def test_an_add_without_the_embedder_fails_and_stores_nothing(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """A missing embedding model is the server's own error; nothing is half stored."""
+    server.settings.only_listed = True
+    server.settings.models.clear()
+    async with memory() as mem:
+        with pytest.raises(ModelNotFound, match="try pulling it first"):
+            await mem.add("hello", user_id="a")
+        assert (await mem.count()).turns == 0
+
+
+async def test_another_embedder_is_refused(memory: Callable[..., Memory]) -> None:
+    """A store of one model's vectors does not open with another; the error names both and the way out."""
+    async with memory() as mem:
+        await mem.add("hello", user_id="a", infer=False)
+    with pytest.raises(EmbeddingMismatch, match="another store") as caught:
+        async with memory(embedder="mxbai-embed-large"):
+            pass
+    assert "nomic-embed-text:latest" in str(caught.value)
+    assert "mxbai-embed-large:latest" in str(caught.value)
+    async with memory(embedder="NOMIC-embed-text:latest") as mem:
+        assert (await mem.count()).turns == 1
+
+
+async def test_another_dimension_is_refused(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """Vectors of another length never get into the store."""
+    async with memory() as mem:
+        await mem.add("hello", user_id="a", infer=False)
+        server.settings.dimension = 64
+        with pytest.raises(EmbeddingMismatch, match="256"):
+            await mem.add("again", user_id="a", infer=False)
+        assert (await mem.count()).turns == 1
+
+
+async def test_facts_are_extracted_behind_and_grounded(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """`flush` waits for the facts; each has its quote and turn, and one that was not said is not stored."""
+    invented = {"line": 1, "quote": "I work in Berlin", "text": "Mia works in Berlin."}
+    server.settings.answer = lambda _: msgspec.json.encode({"facts": [*FACTS["facts"], invented]}).decode()
+    async with memory() as mem:
+        added = await mem.add({"name": "Mia", "content": "I finally adopted a cat!"}, user_id="a")
+        assert added.job_id
+        assert await mem.flush() == 0
+        (fact,) = (await mem.list(user_id="a", kinds=["fact"])).items
+        assert (fact.text, fact.turn_ids) == ("Mia adopted a cat.", (added.turns[0].id,))
+        assert "cat" in (await mem.search("cat", user_id="a", kinds=["fact"])).hits[0].text
+        await mem.add({"name": "Mia", "content": "I finally adopted a cat!"}, user_id="a", infer="now")
+        assert (await mem.count(user_id="a")).facts == 1  # known already
+    request = server.requests_to("POST /api/chat")[0].json
+    assert request["options"]["temperature"] == 0
+    assert request["format"]["properties"]["facts"]["type"] == "array"
+
+
+async def test_an_answer_that_does_not_fit_is_repaired_once_then_given_up(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """The model is asked once more; then the job is given up and the turns stay."""
+    async with memory() as mem:
+        await mem.add("hello", user_id="a")
+        assert await mem.flush() == 0
+        assert (await mem.count()).turns == 1
+        assert (await mem.count()).facts == 0
+    assert len(server.requests_to("POST /api/chat")) == 2
+
+
+async def test_jobs_wait_for_a_model_that_is_away(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """While the chat model fails, adds and searches work and the job stays in the queue."""
+    server.enqueue("POST /api/chat", error(500, "llama-server process has terminated"), repeat=True)
+    async with memory() as mem:
+        await mem.add("hello there", user_id="a")
+        assert await mem.flush() == 1
+        assert len(await mem.search("hello", user_id="a")) == 1
+
+
+async def test_closing_leaves_an_unfinished_job_in_the_queue(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """A memory that is closed while the model works closes at once; the turn and the job are still there."""
+    server.enqueue("POST /api/chat", Raw([STALL]))
+    async with asyncio.timeout(5), memory() as mem:
+        await mem.add("hello there", user_id="a")
+        await server.wait_until(lambda: len(server.requests_to("POST /api/chat")) == 1)
+    async with memory() as mem:
+        assert (await mem.count()).turns == 1
+        assert await mem.store.pending_jobs() == 1
+
+
+async def test_chat_recalls_streams_and_remembers(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """The model is given what is known, and question and answer are stored in their order."""
+    async with memory() as mem:
+        await mem.add({"content": "I'm allergic to peanuts", "name": "Ann"}, user_id="a", infer=False)
+        async with mem.chat("Suggest a snack without peanuts", user_id="a", infer=False) as stream:
+            pieces = [piece async for piece in stream.text()]
+        assert "".join(pieces) == stream.answer == "You said: Suggest a snack without peanuts"
+        assert "Ann: I'm allergic to peanuts" in stream.memories
+        newest = (await mem.list(user_id="a", limit=2)).items
+        assert [m.text for m in newest] == [stream.answer, "Suggest a snack without peanuts"]
+        assert stream.added
+        assert stream.added.turns[0] == newest[1]
+    sent = server.requests_to("POST /api/chat")[0].json["messages"]
+    assert sent[0]["role"] == "system"
+    assert "<memories>" in sent[0]["content"]
+    assert sent[1] == {"role": "user", "content": "Suggest a snack without peanuts"}
+
+
+async def test_a_chat_that_is_left_early_is_not_remembered(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """Half an answer is not stored, and its connection is closed."""
+    server.settings.token_interval_s = 0.05
+    async with memory() as mem:
+        async with mem.chat("one two three four five six", user_id="a") as stream:
+            async for _ in stream.text():
+                break
+        assert stream.added is None
+        assert (await mem.count()).turns == 0
+
+
+async def test_concurrent_adds_share_requests(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """Sixty-four tasks that add at the same time need a few requests, and all are stored."""
+    server.settings.embed_latency_s = 0.02
+    async with memory() as mem:
+        await asyncio.gather(*(mem.add(f"note {i}", user_id=f"u{i}", infer=False) for i in range(64)))
+        assert (await mem.count()).turns == 64
+    assert len(server.requests_to("POST /api/embed")) <= 4
+
+
+async def test_one_bad_text_does_not_fail_its_neighbours(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """When a shared request is refused, its callers are served apart."""
+
+    def answer(request: Any) -> Reply:
+        bad = any("BAD" in text for text in request.json["input"])
+        vectors = [[1.0, *[0.0] * 255] for _ in request.json["input"]]
+        return error(400, "input length exceeds") if bad else Reply(json={"embeddings": vectors})
+
+    server.enqueue("POST /api/embed", answer, repeat=True)
+    async with memory() as mem:
+        texts = ("good 1", "BAD", "good 2")
+        calls = (mem.add(text, user_id="a", infer=False) for text in texts)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert (await mem.count()).turns == 2
+    assert any(len(request.json["input"]) > 1 for request in server.requests)
+    assert [isinstance(r, Exception) for r in results].count(True) == 1
+
+
+async def test_a_closed_memory_says_so(memory: Callable[..., Memory]) -> None:
+    """Using a memory outside of its context is a clear error."""
+    mem = memory()
+    with pytest.raises((StoreClosed, RuntimeError), match="async with"):
+        await mem.add("x", user_id="a")
+    async with mem:
+        pass
+    with pytest.raises(StoreClosed):
+        await mem.list(user_id="a")
+
+
+async def test_future_and_ancient_times_sort(memory: Callable[..., Memory]) -> None:
+    """Times before 1970 and in the future are kept and sorted."""
+    async with memory() as mem:
+        for year in (1950, 2150, 2026):
+            await mem.add(f"year {year}", user_id="a", timestamp=datetime(year, 1, 1, tzinfo=UTC), infer=False)
+        assert [m.at.year for m in (await mem.list(user_id="a")).items] == [2150, 2026, 1950]
+
+
+async def test_a_memory_opens_twice_in_a_row_and_in_parallel(memory: Callable[..., Memory]) -> None:
+    """Two memories on one store see each other's turns."""
+    async with memory() as one, memory() as two:
+        await one.add("from one", user_id="a", infer=False)
+        await two.add("from two", user_id="a", infer=False)
+        assert {h.text for h in await one.search("from", user_id="a")} == {"from one", "from two"}
+        assert {h.text for h in await two.search("from", user_id="a")} == {"from one", "from two"}

@@ -1,0 +1,82 @@
+"""Memories and vectors for the tests of stores."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ollama_async_mem.records import Fact, Kind, Scope, Turn, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from ollama_async_mem.ports import MemoryStore
+    from ollama_async_mem.records import Candidate
+
+    Vector = NDArray[np.float32]
+
+START = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
+BOTH: tuple[Kind, ...] = ("turn", "fact")
+MODEL = "embedder:1"
+DIMENSION = 8
+ALICE = Scope(user_id="alice")
+BOB = Scope(user_id="bob")
+LEASE = timedelta(minutes=1)
+
+
+def turn(text: str = "hello", scope: Scope = ALICE, *, minute: float = 0, **fields: Any) -> Turn:
+    """A turn that was said some minutes after the start."""
+    at = START + timedelta(minutes=minute)
+    return Turn(**{"id": new_id(), "scope": scope, "role": "user", "text": text, "at": at, "created_at": at} | fields)
+
+
+def fact(text: str, scope: Scope = ALICE, *, turn_ids: tuple[str, ...] = (), **fields: Any) -> Fact:
+    """A fact that was said at the start."""
+    common: dict[str, Any] = {"id": new_id(), "scope": scope, "text": text, "at": START, "created_at": START}
+    return Fact(**common | {"quote": text, "turn_ids": turn_ids} | fields)
+
+
+def axis(*weights: float) -> Vector:
+    """A vector of length one that points along the first axes by weight."""
+    vector = np.zeros(DIMENSION, np.float32)
+    vector[: len(weights)] = weights
+    return vector / np.float32(np.linalg.norm(vector))
+
+
+async def add(store: MemoryStore, *turns: Turn, vector: Vector | None = None, extract: bool = False) -> str | None:
+    """Add turns with one vector for all."""
+    vectors = [axis(1) if vector is None else vector] * len(turns)
+    return await store.add_turns(turns, vectors, model=MODEL, extract=extract)
+
+
+async def near(store: MemoryStore, scope: Scope, vector: Vector, limit: int = 10) -> list[str]:
+    """The texts that are nearest."""
+    return texts(await store.dense_candidates(scope, vector, kinds=BOTH, limit=limit))
+
+
+async def about(store: MemoryStore, scope: Scope, query: str, limit: int = 10) -> list[str]:
+    """The texts that share words with a query."""
+    return texts(await store.keyword_candidates(scope, query, kinds=BOTH, limit=limit))
+
+
+async def everything(store: MemoryStore, scope: Scope) -> list[str]:
+    """The texts of a scope, newest first."""
+    return [memory.text for memory in (await store.list(scope, kinds=BOTH, limit=1000)).items]
+
+
+async def learn(store: MemoryStore, *facts: Fact, vector: Vector | None = None) -> None:
+    """Store facts by way of a job, as extraction does."""
+    await add(store, turn("seed", Scope("seed")), extract=True)
+    job = await store.claim_job(now=START, lease=LEASE)
+    assert job is not None
+    vectors = [axis(1) if vector is None else vector] * len(facts)
+    await store.finish_job(job.id, facts, vectors, model=MODEL)
+
+
+def texts(candidates: Sequence[Candidate]) -> list[str]:
+    """The texts of candidates, in order."""
+    return [candidate.memory.text for candidate in candidates]
