@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import anyio.to_thread
 from cyclopts import App, Parameter
-from rich.progress import track
 
 from ollama_async_mem.cli.files import parse_messages, read_text
 from ollama_async_mem.cli.options import Json, Setup, Who
-from ollama_async_mem.cli.output import note, pull_bar, say, show_hits, show_json, show_memories, show_models
+from ollama_async_mem.cli.output import count_bar, note, pull_bar, say, show_hits, show_json, show_memories, show_models
 from ollama_async_mem.cli.session import open_client, open_memory, open_offline
 from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.memory.messages import as_messages
 
 if TYPE_CHECKING:
     from ollama_async_mem.app import Memory
@@ -69,11 +69,10 @@ async def add(
 def _messages(text: str | None, file: str | None, format: Format, skip_bad: bool) -> list[Message]:  # noqa: FBT001
     """Read what is to be added; without --file, a text is one message."""
     if text is not None:
-        parsed = parse_messages(" ".join(text.splitlines()), name="the text", format="text")
-    else:
-        path = file or "-"
-        name = "standard input" if path == "-" else path
-        parsed = parse_messages(read_text(path), name=name, format=format, skip_bad=skip_bad)
+        return as_messages(text)
+    path = file or "-"
+    name = "standard input" if path == "-" else path
+    parsed = parse_messages(read_text(path), name=name, format=format, skip_bad=skip_bad)
     for problem in parsed.problems:
         note(f"left out: {problem}", style="yellow")
     return parsed.messages
@@ -81,11 +80,12 @@ def _messages(text: str | None, file: str | None, format: Format, skip_bad: bool
 
 async def _add_all(memory: Memory, messages: list[Message], who: Who, *, quiet: bool) -> list[str]:
     """Add in batches, so that a long file shows its progress."""
-    starts = range(0, len(messages), _BATCH)
     turn_ids: list[str] = []
-    for start in track(starts, "adding", disable=quiet or len(starts) == 1, transient=True):
-        added = await memory.add(messages[start : start + _BATCH], **who.ids)
-        turn_ids += [turn.id for turn in added.turns]
+    with count_bar("adding", len(messages), quiet=quiet or len(messages) <= _BATCH) as update:
+        for start in range(0, len(messages), _BATCH):
+            added = await memory.add(messages[start : start + _BATCH], **who.ids)
+            turn_ids += [turn.id for turn in added.turns]
+            update(len(turn_ids))
     return turn_ids
 
 

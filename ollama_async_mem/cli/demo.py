@@ -10,6 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import anyio.to_thread
 import msgspec
 from cyclopts import App, Parameter
 
@@ -50,7 +51,7 @@ async def demo(
         engine: Use the embedded engine also where Ollama answers.
         host: The Ollama server. Default: OLLAMA_HOST, else http://127.0.0.1:11434.
     """
-    path = _new_store(store)
+    path = await anyio.to_thread.run_sync(_new_store, store)
     async with (
         _server(Setup(host=host, engine=engine)) as (client, llm, embedder),
         Memory(path, llm=llm, embedder=embedder, client=client) as memory,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from ollama_async_mem.records import Turn
@@ -19,7 +28,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.ollama.schema import ModelInfo, PullProgress
     from ollama_async_mem.records import Hit, MemoryRecord
 
-__all__ = ["note", "pull_bar", "say", "show_hits", "show_json", "show_memories", "show_models"]
+__all__ = ["count_bar", "note", "pull_bar", "say", "show_hits", "show_json", "show_memories", "show_models"]
 
 _MEGA = 1_000_000
 
@@ -75,19 +84,33 @@ def show_models(models: Iterable[ModelInfo]) -> None:
 @contextmanager
 def pull_bar(model: str, *, quiet: bool = False) -> Iterator[Callable[[PullProgress], None]]:
     """Show a download on standard error; yields what is called with each status line."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_err(), disable=quiet or not sys.stderr.isatty(), transient=True) as progress:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with _bar(*columns, quiet=quiet) as progress:
         task = progress.add_task(f"pulling {model}", total=None)
 
         def update(line: PullProgress) -> None:
             if line.total:
                 progress.update(task, total=line.total, completed=line.completed)
-            progress.update(task, description=f"{model}: {line.status}")
+            progress.update(task, description=f"{model}: {line.status}", refresh=True)
 
         yield update
+
+
+@contextmanager
+def count_bar(what: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a count on standard error; yields what is called with the number that is done."""
+    with _bar(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), quiet=quiet) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done, refresh=True)
+
+
+def _bar(*columns: ProgressColumn, quiet: bool) -> Progress:
+    # Redrawn when something changes, not by a thread of its own, whose end would block the event loop.
+    return Progress(
+        TextColumn("{task.description}"),
+        *columns,
+        console=_err(),
+        disable=quiet or not sys.stderr.isatty(),
+        transient=True,
+        auto_refresh=False,
+    )

@@ -1,0 +1,215 @@
+"""The command line in this process, on a scripted Ollama and a real store."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakes import ScriptedOllama, refusing_port
+
+from ollama_async_mem.cli import session
+from ollama_async_mem.cli.main import FAILED, USAGE, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest import CaptureFixture, MonkeyPatch  # noqa: PT013
+
+
+@pytest.fixture
+def ollama(monkeypatch: MonkeyPatch) -> Iterator[ScriptedOllama]:
+    """A scripted Ollama where the command line looks for one."""
+    with ScriptedOllama() as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        yield server
+
+
+def ran(capsys: CaptureFixture[str], *arguments: str) -> Any:
+    """Run a command with --json and return what it printed."""
+    assert run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_add_search_list_delete(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """The straight way through the commands, as JSON."""
+    (turn_id,) = ran(capsys, "add", "I'm allergic to peanuts", "--user", "alice")["turn_ids"]
+    (hit,) = ran(capsys, "search", "peanuts", "-u", "alice")["hits"]
+    assert (hit["memory"]["id"], hit["score"], hit["memory"]["kind"]) == (turn_id, 1.0, "turn")
+    assert ran(capsys, "search", "peanuts", "-u", "bob")["hits"] == []
+    assert [m["id"] for m in ran(capsys, "list", "-u", "alice")["items"]] == [turn_id]
+    assert ran(capsys, "delete", turn_id) == {"deleted": turn_id}
+    assert ran(capsys, "list", "-u", "alice")["items"] == []
+
+
+def test_the_same_for_people(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """Results go to standard output with score, date and speaker; hints go to standard error."""
+    assert run(["add", "I like tea"]) == 0
+    assert run(["search", "tea"]) == 0
+    assert run(["list"]) == 0
+    assert run(["search", "tea", "--user", "nobody"]) == 0
+    out, err = capsys.readouterr()
+    assert "stored 1 turn in" in out
+    assert "1.00  20" in out
+    assert out.count("user: I like tea") == 2
+    assert "nothing found" in err
+
+
+def test_a_file_and_standard_input(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """JSON lines keep their speakers and times; a pipe is plain text."""
+    chat = tmp_path / "chat.jsonl"
+    chat.write_text('{"role":"user","name":"Ann","content":"hello","timestamp":"2026-05-01"}\n{"content":"bye"}\n')
+    assert len(ran(capsys, "add", "--file", str(chat))["turn_ids"]) == 2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
+    assert len(ran(capsys, "add", "--user", "pipe")["turn_ids"]) == 2
+    items = ran(capsys, "list")["items"]
+    assert {(m.get("speaker"), m["text"]) for m in items} == {("Ann", "hello"), (None, "bye")}
+    assert "2026-05-01T00:00:00Z" in {m["at"] for m in items}
+
+
+def test_a_long_file_is_added_whole(ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: Path) -> None:
+    """More messages than one batch holds are all stored, and listed page by page."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n".join(f"note {i}" for i in range(600)))
+    assert len(ran(capsys, "add", "-f", str(notes))["turn_ids"]) == 600
+    seen, cursor = set(), None
+    while True:
+        page = ran(capsys, "list", "-n", "250", *(["--cursor", cursor] if cursor else []))
+        seen |= {m["text"] for m in page["items"]}
+        if not (cursor := page["cursor"]):
+            break
+    assert len(seen) == 600
+
+
+def test_a_bad_line_stores_nothing(ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: Path) -> None:
+    """All or nothing, unless --skip-bad."""
+    chat = tmp_path / "chat.jsonl"
+    chat.write_text('{"content":"fine"}\nnonsense\n')
+    assert run(["add", "-f", str(chat)]) == USAGE
+    assert "line 2" in capsys.readouterr().err
+    assert ran(capsys, "list")["items"] == []
+    assert run(["add", "-f", str(chat), "--skip-bad"]) == 0
+    assert "left out" in capsys.readouterr().err
+    assert len(ran(capsys, "list")["items"]) == 1
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_blank_text_is_wrong_usage(ollama: ScriptedOllama, capsys: CaptureFixture[str], text: str) -> None:
+    """Blank text is refused before any request."""
+    assert run(["add", text]) == USAGE
+    assert run(["search", text]) == USAGE
+    assert ollama.requests == []
+
+
+def test_text_of_several_lines_is_one_message(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """A text given as argument is one message, whatever it looks like."""
+    ran(capsys, "add", '{"not": "parsed"}\nsecond line')
+    assert [m["text"] for m in ran(capsys, "list")["items"]] == ['{"not": "parsed"}\nsecond line']
+
+
+def test_models(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """Models are listed and pulled."""
+    assert ran(capsys, "models", "pull", "new-model") == {"model": "new-model", "pulled": True}
+    assert ran(capsys, "models", "pull", "new-model") == {"model": "new-model", "pulled": False}
+    assert "new-model:latest" in [m["name"] for m in ran(capsys, "models", "list")["models"]]
+    assert run(["models", "list"]) == 0
+    assert "new-model:latest" in capsys.readouterr().out
+
+
+def test_facts_are_extracted_when_asked_for(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """`add --facts` and `flush` wait for the chat model."""
+    fact = {"line": 1, "quote": "I like tea", "text": "The user likes tea."}
+    ollama.settings.answer = lambda _: json.dumps({"facts": [fact]})
+    assert ran(capsys, "add", "I like tea", "--facts")["pending_jobs"] == 0
+    assert ran(capsys, "flush") == {"pending_jobs": 0, "turns": 1, "facts": 1}
+
+
+def test_chat_from_a_pipe(ollama: ScriptedOllama, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:
+    """Each line of a pipe is a question; the answers stream and are remembered."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hello there\n\n/why\n/exit\nnever\n")))
+    assert run(["chat", "-u", "ann"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "You said: hello there\n"
+    assert "nothing was recalled" in err
+    assert len(ran(capsys, "list", "-u", "ann")["items"]) == 2
+
+
+def test_without_a_server_both_ways_out_are_named(capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:
+    """One clear error, exit code 2, no traceback; what needs no server works."""
+    with refusing_port() as port:
+        monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{port}")
+        monkeypatch.setattr(session, "find_spec", lambda _: None)
+        assert run(["add", "hello"]) == USAGE
+        error = capsys.readouterr().err
+        assert "ollama serve" in error
+        assert 'pip install "ollama-async-mem[engine]"' in error
+        assert "Traceback" not in error
+        assert run(["demo"]) == USAGE
+        error = capsys.readouterr().err
+        assert "ollama serve" in error
+        assert 'pip install "ollama-async-mem[engine]"' in error
+        assert run(["chat", "--engine"]) == USAGE
+        assert "[engine]" in capsys.readouterr().err
+        assert run(["list"]) == 0
+
+
+def test_a_search_without_a_server_finds_by_words(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    """Searching goes on with the keyword index, and says so."""
+    ran(capsys, "add", "green tea")
+    with refusing_port() as port:
+        found = ran(capsys, "search", "tea", "--host", f"127.0.0.1:{port}")
+    assert found["degraded"] == ["dense"]
+    assert len(found["hits"]) == 1
+
+
+def test_the_store_knows_its_embedder(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """Without --embedder the store's own is used; naming another is an error."""
+    ran(capsys, "add", "hello", "--embedder", "mxbai-embed-large")
+    assert len(ran(capsys, "search", "hello")["hits"]) == 1
+    assert ollama.requests_to("POST /api/embed")[-1].json["model"] == "mxbai-embed-large:latest"
+    assert run(["list", "--embedder", "nomic-embed-text"]) == FAILED
+    assert "mxbai-embed-large" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["search"],
+        ["search", "x", "--limit", "0"],
+        ["search", "x", "--limit", "many"],
+        ["add", "x", "--file", "y"],
+        ["add", "--file", "nowhere.jsonl"],
+        ["add", "x", "--nope"],
+        ["list", "--cursor", "nonsense"],
+        ["list", "--host", "ftp://x"],
+    ],
+)
+def test_wrong_usage(ollama: ScriptedOllama, capsys: CaptureFixture[str], arguments: list[str]) -> None:
+    """Every wrong argument is said in words, with exit code 2."""
+    assert run(arguments) == USAGE
+    out, err = capsys.readouterr()
+    assert err + out
+    assert "Traceback" not in err
+
+
+def test_errors_as_json(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """With --json a failure is an object too."""
+    assert run(["delete", "nothing", "--json"]) == FAILED
+    assert json.loads(capsys.readouterr().out)["error"]["type"] == "RecordNotFound"
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["add"], ["search"], ["chat"], ["list"], ["models"], ["engine", "serve"], ["demo"]]
+)
+def test_help(capsys: CaptureFixture[str], command: list[str]) -> None:
+    """Every command explains itself."""
+    assert run([*command, "--help"]) == 0
+    assert "Usage: ollama-async-mem" in capsys.readouterr().out
