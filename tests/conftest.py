@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from fakes import ScriptedOllama
@@ -32,3 +36,16 @@ async def server() -> AsyncIterator[ScriptedOllama]:
     """A scripted Ollama."""
     async with ScriptedOllama() as scripted:
         yield scripted
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[str]:
+    """Address of a real engine with its real chat model, for all tests of a session."""
+    command = [sys.executable, "-m", "ollama_async_mem.engine", "--exit-with-parent", "--port", "0"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout
+        url = json.loads(process.stdout.readline())["url"]
+        pulled = httpx.post(f"{url}/api/pull", json={"model": "smollm2:135m", "stream": False}, timeout=600)
+        assert pulled.json() == {"status": "success"}
+        yield url
+        process.terminate()

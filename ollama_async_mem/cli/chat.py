@@ -97,9 +97,11 @@ def _ctrl_c_cancels() -> Iterator[anyio.CancelScope]:
             signal.signal(signal.SIGINT, previous)
 
 
-async def stream_answer(memory: Memory, messages: list[Message], who: Who, *, remember: bool = True) -> tuple[str, str]:
+async def stream_answer(
+    memory: Memory, messages: list[Message], who: Who, *, max_tokens: int = 800, remember: bool = True
+) -> tuple[str, str]:
     """Print an answer as it comes; returns it with what the model was given to remember."""
-    async with memory.chat(messages, remember=remember, **who.ids) as stream:
+    async with memory.chat(messages, max_tokens=max_tokens, remember=remember, **who.ids) as stream:
         async for piece in stream.text():
             say(piece, end="")
             sys.stdout.flush()

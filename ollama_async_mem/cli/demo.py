@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["demonstration"]
 
 _USER = Who(user="demo")
-_SEARCHES = ("what is Tomás allergic to?", "when is the exhibition opening?", "a new pet")
-_QUESTION = "What is the name of Tomás's dog?"
-_DEFAULT = Setup()
+_SEARCHES = ("who is allergic, and to what?", "when does the exhibition open?", "marathon training and the knee")
+_QUESTION = "What is the name of the dog, and where was she found?"
+_RECALL_TOKENS = 200  # little to read for a small model on a CPU
 
 demonstration = App()
 
@@ -59,7 +59,7 @@ async def demo(
         await _add(memory)
         await _search(memory)
         say(f"\n? {_QUESTION}", style="bold")
-        await stream_answer(memory, [Message(content=_QUESTION)], _USER, remember=False)
+        await stream_answer(memory, [Message(content=_QUESTION)], _USER, max_tokens=_RECALL_TOKENS, remember=False)
         _what_next(memory, with_engine=llm == ENGINE_LLM)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003 - cyclopts resolves annotations at run time
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from ollama_async_mem.cli.output import note
 from ollama_async_mem.cli.session import has_engine
 from ollama_async_mem.errors import MissingExtra
+from ollama_async_mem.ollama.hosts import DEFAULT_PORT
 
 __all__ = ["engine"]
 
@@ -18,8 +21,9 @@ engine = App(name="engine", help="The embedded engine, for machines without Olla
 def serve(
     *,
     host: Annotated[str, Parameter(env_var=())] = "127.0.0.1",
-    port: int = 11434,
-    gguf: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    port: int = DEFAULT_PORT,
+    gguf: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    allow_remote: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Serve Ollama's API on llama.cpp until Ctrl-C; programs for Ollama find it where they look for Ollama.
 
@@ -27,9 +31,16 @@ def serve(
         host: The address to listen on.
         port: The port to listen on; Ollama's own by default.
         gguf: A model file to serve beside those of the catalogue; may be given more than once.
+        allow_remote: Listen also on an address that other machines reach. The engine knows no passwords.
     """
     if not has_engine():
         raise MissingExtra("engine", "the embedded engine")
-    from ollama_async_mem.engine.__main__ import serve as serve_engine  # noqa: PLC0415 - needs the extra
+    from ollama_async_mem.engine.serve import serve as serve_engine  # noqa: PLC0415 - needs the extra
 
-    serve_engine(host=host, port=port, gguf=gguf)
+    serve_engine(
+        host,
+        port,
+        gguf=gguf,
+        allow_remote=allow_remote,
+        on_ready=lambda url: note(f"serving Ollama's API at {url}, Ctrl-C ends it"),
+    )

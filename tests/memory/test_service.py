@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from fakes import STALL, Raw, Reply, ScriptedOllama, error
 
-from ollama_async_mem import Memory, Message, OllamaClient, RetryPolicy
+from ollama_async_mem import Fact, Memory, Message, OllamaClient, RetryPolicy
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, ModelNotFound, RecordNotFound, StoreClosed
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def test_scopes_do_not_see_each_other(memory: Callable[..., Memory]) -> No
         await mem.add("tea for bob", user_id="bob", run_id="monday", infer=False)
         await mem.add("tea again", user_id="alice", run_id="tuesday", infer=False)
 
-        async def texts(**ids: str) -> set[str]:
+        async def texts(**ids: Any) -> set[str]:
             return {hit.text for hit in await mem.search("tea", **ids)}
 
         assert await texts(user_id="alice") == {"tea for alice", "tea again"}
@@ -69,7 +69,7 @@ async def test_scopes_do_not_see_each_other(memory: Callable[..., Memory]) -> No
 async def test_speakers_and_times_are_kept(memory: Callable[..., Memory]) -> None:
     """Names, per-message times and the call's time are stored; context writes them down in order."""
     async with memory() as mem:
-        messages = [
+        messages: list[Any] = [
             {"role": "user", "name": "Ann", "content": "tea in May", "timestamp": "2026-05-01T10:00:00Z"},
             Message(role="assistant", content="tea in March"),
         ]
@@ -166,6 +166,7 @@ async def test_facts_are_extracted_behind_and_grounded(memory: Callable[..., Mem
         assert added.job_id
         assert await mem.flush() == 0
         (fact,) = (await mem.list(user_id="a", kinds=["fact"])).items
+        assert isinstance(fact, Fact)
         assert (fact.text, fact.turn_ids) == ("Mia adopted a cat.", (added.turns[0].id,))
         assert "cat" in (await mem.search("cat", user_id="a", kinds=["fact"])).hits[0].text
         await mem.add({"name": "Mia", "content": "I finally adopted a cat!"}, user_id="a", infer="now")
