@@ -31,7 +31,8 @@ LEASE = timedelta(minutes=1)
 def turn(text: str = "hello", scope: Scope = ALICE, *, minute: float = 0, **fields: Any) -> Turn:
     """A turn that was said some minutes after the start."""
     at = START + timedelta(minutes=minute)
-    return Turn(**{"id": new_id(), "scope": scope, "role": "user", "text": text, "at": at, "created_at": at} | fields)
+    common: dict[str, Any] = {"id": new_id(), "scope": scope, "text": text, "at": at, "created_at": at}
+    return Turn(**common | {"role": "user"} | fields)
 
 
 def fact(text: str, scope: Scope = ALICE, *, turn_ids: tuple[str, ...] = (), **fields: Any) -> Fact:

@@ -667,6 +667,7 @@ async def test_a_cancelled_write_happened_as_a_whole_or_not_at_all(make_store: M
             await asyncio.sleep(wait_s)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        await add(store, turn("after all others", BOB))
         found = await everything(store, ALICE)
         jobs = await store.pending_jobs()
         assert len(found) == 3 * jobs

@@ -1,0 +1,77 @@
+"""Text for storage and for the keyword index: pure functions that know nothing of a database's connection.
+
+The index splits text with FTS5's `unicode61`, which takes a run of Chinese or Japanese characters for one word.
+So each such character gets spaces around it on its way into the index, and a query asks for neighbouring pairs.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["clean", "keywords", "match_phrases", "spaced"]
+
+MAX_TERMS = 64
+MAX_QUERY_CHARS = 100_000
+
+# Han with its extensions and compatibility forms, hiragana, katakana. Korean writes spaces between words.
+_CJK = re.compile(
+    "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_CJK_RUN = re.compile(f"(?:{_CJK.pattern})+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_STOP_WORDS = (
+    "a about am an and any are as at be been but by can could d did do does for from get had has have he her hers him "
+    "his how i if in into is it its just ll m me my no not of on or our out s shall she should so some t than that the "
+    "their them then there these they this those to too up us ve very was we were what when where which who whom whose "
+    "why will with would you your yours"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+
+def clean(text: str) -> str:
+    """Return text that UTF-8 can hold: halves of a surrogate pair that meet are joined, lone ones become U+FFFD."""
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def spaced(text: str) -> str:
+    """Put spaces around each Chinese and Japanese character, so that each is a word of its own to the index."""
+    return _CJK.sub(r" \g<0> ", text)
+
+
+def keywords(query: str) -> list[str]:
+    """The distinct words of a query in order, without English stop words unless it has no others."""
+    words = list(dict.fromkeys(_words(query[:MAX_QUERY_CHARS])))
+    telling = [w for w in words if w not in STOP_WORDS]
+    return (telling or words)[:MAX_TERMS]
+
+
+def match_phrases(query: str) -> str:
+    """The query as an FTS5 expression: its words as quoted phrases joined by OR; empty when it has none.
+
+    A word holds letters, digits and marks only, so nothing in it can end the quotes.
+    """
+    return " OR ".join(f'"{word}"' for word in keywords(query))
+
+
+def _words(text: str) -> Iterator[str]:
+    """Each word in lower case; a run of Chinese or Japanese characters gives its pairs, or the one it has."""
+    for word in "".join(c if _in_word(c) else " " for c in text).lower().split():
+        for part in _CJK_RUN.sub(lambda run: f" {run[0]} ", word).split():
+            if _CJK.match(part):
+                yield from (f"{a} {b}" for a, b in pairwise(part)) if len(part) > 1 else part
+            elif any(c.isalnum() for c in part):
+                yield part
+
+
+def _in_word(char: str) -> bool:
+    """Whether a character belongs to words: letters, digits, and the marks that some scripts write as characters."""
+    return char.isalnum() or unicodedata.category(char)[0] == "M"
