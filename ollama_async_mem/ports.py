@@ -59,7 +59,8 @@ class ChatModel(Protocol):
 class MemoryStore(Protocol):
     """Durable memories with their vectors, keyword index and jobs. What returned is on disk.
 
-    `scope` filters as `records.Scope` says. Each method is one transaction.
+    `scope` filters as `records.Scope` says. Each method is one transaction. A fact with `valid_to` is superseded:
+    it is in `get`, `list` and `counts`, and never among the candidates.
     Every method may raise `StoreError`, `StoreClosed` when not open.
     """
 
@@ -73,7 +74,7 @@ class MemoryStore(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def embedding_space(self) -> EmbeddingSpace | None:
-        """Which vectors the store holds; None while it is empty."""
+        """Which vectors the store holds; None before the first. It stays bound when all memories are deleted."""
         ...
 
     async def add_turns(
@@ -85,19 +86,29 @@ class MemoryStore(Protocol):
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
+            StoreError: with `extract`, the turns are of several scopes. Nothing was stored.
         """
         ...
 
     async def dense_candidates(
         self, scope: Scope, vector: Vector, *, kinds: Sequence[Kind], limit: int
     ) -> list[Candidate]:
-        """Return the memories whose vectors are nearest, scored by cosine."""
+        """Return the memories whose vectors are nearest, scored by cosine.
+
+        Raises:
+            ConfigError: a kind is unknown or the limit is below 1.
+            EmbeddingMismatch: the vector's dimension is not the store's.
+        """
         ...
 
     async def keyword_candidates(
         self, scope: Scope, query: str, *, kinds: Sequence[Kind], limit: int
     ) -> list[Candidate]:
-        """Return the memories that share words with the query, scored by BM25. Any text is a valid query."""
+        """Return the memories that share words with the query, scored by BM25. Any text is a valid query.
+
+        Raises:
+            ConfigError: a kind is unknown or the limit is below 1.
+        """
         ...
 
     async def get(self, memory_id: str) -> MemoryRecord:
@@ -109,11 +120,15 @@ class MemoryStore(Protocol):
         ...
 
     async def list(self, scope: Scope, *, kinds: Sequence[Kind], limit: int, cursor: str | None = None) -> Page:
-        """Return memories newest first (by `at`, then id); `cursor` is that of the page before."""
+        """Return memories newest first (by `at`, then id); `cursor` is that of the page before.
+
+        Raises:
+            ConfigError: a kind is unknown, the limit is below 1, or no page of this listing had the cursor.
+        """
         ...
 
     async def delete(self, memory_id: str) -> None:
-        """Destroy one memory, its vector and its index entries.
+        """Destroy one memory, its vector and its index entries. A turn also leaves its jobs and `Fact.turn_ids`.
 
         Raises:
             RecordNotFound: there is none with this id.
@@ -125,15 +140,32 @@ class MemoryStore(Protocol):
         ...
 
     async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
-        """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished."""
+        """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished.
+
+        `attempts` counts the claims of a job and is the fencing token of this one: `finish_job` and `release_job` do
+        nothing once the job was finished, given up or claimed again. The end of a lease alone does not end the claim.
+        """
         ...
 
-    async def finish_job(self, job_id: str, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str) -> None:
-        """Store the facts of a job and end it, together. A job that is already finished changes nothing."""
+    async def finish_job(self, job: Job, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str) -> None:
+        """Store the facts of a claimed job and end it, together. Without the claim it changes nothing.
+
+        A fact whose turns have all been deleted meanwhile is skipped: what was deleted does not come back as a fact.
+
+        Raises:
+            EmbeddingMismatch: the store holds vectors of another model or dimension.
+            StoreError: there is no such job, or a fact cannot be stored; then none is, and the claim stands.
+        """
         ...
 
-    async def release_job(self, job_id: str, *, error: str, retry_at: datetime | None) -> None:
-        """Give a job back after a failure: to be tried at `retry_at`, or never again where that is None."""
+    async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
+        """Give a claimed job back after a failure: to be tried at `retry_at`, or never again where that is None.
+
+        Without the claim it changes nothing.
+
+        Raises:
+            StoreError: there is no such job.
+        """
         ...
 
     async def pending_jobs(self) -> int:

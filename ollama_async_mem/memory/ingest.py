@@ -2,7 +2,7 @@
 
 The queue is in the store: a job survives a restart, and every process on the store shares the work. A job that
 fails is given back with a time to try again; one whose answers cannot be used is given up, with the reason, and
-its turns stay.
+its turns stay. A job that outlasts its lease may be taken by another process: the store then ignores this one's end.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ class Ingest:
         except OllamaError as exc:
             wait = timedelta(seconds=min(600, 5 * 4 ** (job.attempts - 1)))
             _log.info("extraction is put off by %s: %s", wait, exc)
-            await self._store.release_job(job.id, error=str(exc), retry_at=datetime.now(UTC) + wait)
+            await self._store.release_job(job, error=str(exc), retry_at=datetime.now(UTC) + wait)
         except ModelOutputError as exc:
             _log.warning("extraction of job %s is given up, its turns stay: %s", job.id, exc)
-            await self._store.release_job(job.id, error=str(exc), retry_at=None)
+            await self._store.release_job(job, error=str(exc), retry_at=None)
 
     async def _extract(self, job: Job) -> None:
         facts: list[Fact] = []
@@ -93,7 +93,7 @@ class Ingest:
             facts += await self._facts(portion, job)
         vectors = await self._embedder.embed_documents([fact.text for fact in facts]) if facts else []
         new = await self._unknown(facts, vectors, job)
-        await self._store.finish_job(job.id, [f for f, _ in new], [v for _, v in new], model=self._embedder.model)
+        await self._store.finish_job(job, [f for f, _ in new], [v for _, v in new], model=self._embedder.model)
 
     async def _turns(self, job: Job) -> list[Turn]:
         """Fetch the turns of a job that have not been deleted meanwhile."""

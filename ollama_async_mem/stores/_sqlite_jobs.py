@@ -1,6 +1,7 @@
 """The durable queue of turns whose facts are still to be extracted. Each function runs inside one transaction.
 
 A turn that is deleted leaves the jobs that wait for it, so a job may come out with fewer turns than went in.
+The number of claims is the fencing token of each: who was overtaken by another claim can no longer end the job.
 """
 
 from __future__ import annotations
@@ -72,14 +73,15 @@ SELECT memories.id FROM job_turns JOIN memories ON seq = turn_seq WHERE job_seq 
 
 
 def finish(
-    conn: sqlite3.Connection, job_id: str, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str, where: str
+    conn: sqlite3.Connection, job: Job, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str, where: str
 ) -> None:
-    """End a job and store its facts, but those whose turns have all been deleted since. Done twice changes nothing.
+    """End a claimed job and store its facts, but those whose turns have all been deleted since.
 
     Raises:
+        EmbeddingMismatch: the store holds vectors of another model or dimension.
         StoreError: there is no such job, or a fact cannot be stored.
     """
-    if _state(conn, job_id) == "done":
+    if not _holds(conn, job):
         return
     if len(facts) != len(vectors):
         raise StoreError(f"{len(facts)} facts came with {len(vectors)} vectors")
@@ -91,22 +93,22 @@ def finish(
             "INSERT INTO links (fact_seq, position, turn_seq) VALUES (?, ?, ?)",
             [(seq, position, turn_seq) for position, turn_seq in enumerate(sources[i])],
         )
-    conn.execute("DELETE FROM job_turns WHERE job_seq = (SELECT seq FROM jobs WHERE id = ?)", (job_id,))
-    conn.execute("UPDATE jobs SET state = 'done', lease_until = 0 WHERE id = ?", (job_id,))
+    conn.execute("DELETE FROM job_turns WHERE job_seq = (SELECT seq FROM jobs WHERE id = ?)", (job.id,))
+    conn.execute("UPDATE jobs SET state = 'done', lease_until = 0 WHERE id = ?", (job.id,))
 
 
-def release(conn: sqlite3.Connection, job_id: str, error: str, retry_at: datetime | None) -> None:
-    """Give a job back, for later or for good. One that is done stays done.
+def release(conn: sqlite3.Connection, job: Job, error: str, retry_at: datetime | None) -> None:
+    """Give a claimed job back, for later or for good.
 
     Raises:
         StoreError: there is no such job.
     """
-    if _state(conn, job_id) == "done":
+    if not _holds(conn, job):
         return
     state, due = ("dead", 0) if retry_at is None else ("queued", micros(retry_at))
     conn.execute(
         "UPDATE jobs SET state = ?, next_try_at = ?, lease_until = 0, last_error = ? WHERE id = ?",
-        (state, due, clean(error), job_id),
+        (state, due, clean(error), job.id),
     )
 
 
@@ -115,11 +117,16 @@ def pending(conn: sqlite3.Connection) -> int:
     return int(conn.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0])
 
 
-def _state(conn: sqlite3.Connection, job_id: str) -> str:
-    row = conn.execute("SELECT state FROM jobs WHERE id = ?", (clean(job_id),)).fetchone()
+def _holds(conn: sqlite3.Connection, job: Job) -> bool:
+    """Whether a claim stands: the job is neither done nor dead, and was not claimed again.
+
+    Raises:
+        StoreError: there is no such job.
+    """
+    row = conn.execute("SELECT state, attempts FROM jobs WHERE id = ?", (clean(job.id),)).fetchone()
     if row is None:
-        raise StoreError(f"no job has the id {job_id!r}")
-    return str(row[0])
+        raise StoreError(f"no job has the id {job.id!r}")
+    return bool(row == ("queued", job.attempts))
 
 
 def _turn_seqs(conn: sqlite3.Connection, fact: Fact) -> list[int]:

@@ -114,6 +114,7 @@ class SQLiteStore:
         """Return the current memories whose vectors are nearest, scored by cosine; exact.
 
         Raises:
+            ConfigError: a kind is unknown or the limit is below 1.
             EmbeddingMismatch: the vector's dimension is not the store's.
         """
         check(kinds, limit)
@@ -127,6 +128,9 @@ class SQLiteStore:
         """Return the current memories that share words with the query, scored by BM25. Any text is a valid query.
 
         English words match by their stem. The statistics behind the score are those of the whole file.
+
+        Raises:
+            ConfigError: a kind is unknown or the limit is below 1.
         """
         check(kinds, limit)
         return await self._threads.read(
@@ -145,7 +149,7 @@ class SQLiteStore:
         """Return memories newest first (by `at`, then id), superseded facts among them.
 
         Raises:
-            ConfigError: the cursor is not that of a page before.
+            ConfigError: a kind is unknown, the limit is below 1, or the cursor is not that of a page before.
         """
         check(kinds, limit)
         return await self._threads.read(
@@ -168,10 +172,10 @@ class SQLiteStore:
         """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished."""
         return await self._threads.write(partial(jobs.claim, now=now, lease=lease))
 
-    async def finish_job(self, job_id: str, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str) -> None:
-        """Store the facts of a job and end it, together. A job that is already finished changes nothing.
+    async def finish_job(self, job: Job, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str) -> None:
+        """Store the facts of a claimed job and end it, together. Without the claim it changes nothing.
 
-        A fact whose turns have all been deleted since is not stored: what was deleted does not come back as a fact.
+        A fact whose turns have all been deleted since is skipped: what was deleted does not come back as a fact.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
@@ -180,7 +184,7 @@ class SQLiteStore:
         await self._threads.write(
             partial(
                 jobs.finish,
-                job_id=job_id,
+                job=job,
                 facts=tuple(facts),
                 vectors=tuple(vectors),
                 model=model,
@@ -188,13 +192,15 @@ class SQLiteStore:
             )
         )
 
-    async def release_job(self, job_id: str, *, error: str, retry_at: datetime | None) -> None:
-        """Give a job back after a failure: to be tried at `retry_at`, or never again where that is None.
+    async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
+        """Give a claimed job back after a failure: to be tried at `retry_at`, or never again where that is None.
+
+        Without the claim it changes nothing.
 
         Raises:
             StoreError: there is no such job.
         """
-        await self._threads.write(partial(jobs.release, job_id=job_id, error=error, retry_at=retry_at))
+        await self._threads.write(partial(jobs.release, job=job, error=error, retry_at=retry_at))
 
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""

@@ -10,10 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samples import BOTH, START, add, axis, turn
-
 from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
+from stores.samples import BOTH, LEASE, START, add, axis, turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +33,9 @@ def inspect(path: Path) -> list[str]:
 
 def run_python(function: Callable[..., object], *args: object) -> subprocess.Popen[str]:
     """Run a function of this module in a process of its own; what it prints can be read line by line."""
-    code = f"import files; files.{function.__name__}(*{[str(arg) for arg in args]!r})"
+    code = f"from stores import files; files.{function.__name__}(*{[str(arg) for arg in args]!r})"
     return subprocess.Popen(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -85,7 +84,5 @@ def claim_all(path: str) -> None:
         async with open_store(path) as store:
             while (job := await store.claim_job(now=START, lease=LEASE)) is not None:
                 print(job.id, flush=True)  # noqa: T201 - the parent compares them
-
-    from samples import LEASE  # noqa: PLC0415
 
     asyncio.run(main())

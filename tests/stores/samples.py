@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ollama_async_mem.ports import MemoryStore
-    from ollama_async_mem.records import Candidate
+    from ollama_async_mem.records import Candidate, Job
 
     Vector = NDArray[np.float32]
 
@@ -72,10 +72,15 @@ async def everything(store: MemoryStore, scope: Scope) -> list[str]:
 async def learn(store: MemoryStore, *facts: Fact, vector: Vector | None = None) -> None:
     """Store facts by way of a job, as extraction does."""
     await add(store, turn("seed", Scope("seed")), extract=True)
-    job = await store.claim_job(now=START, lease=LEASE)
-    assert job is not None
     vectors = [axis(1) if vector is None else vector] * len(facts)
-    await store.finish_job(job.id, facts, vectors, model=MODEL)
+    await store.finish_job(await claim(store), facts, vectors, model=MODEL)
+
+
+async def claim(store: MemoryStore, now: datetime = START) -> Job:
+    """Claim the job that must be due."""
+    job = await store.claim_job(now=now, lease=LEASE)
+    assert job is not None
+    return job
 
 
 def texts(candidates: Sequence[Candidate]) -> list[str]:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from samples import (
+
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, RecordNotFound, StoreClosed, StoreError
+from ollama_async_mem.records import Counts, EmbeddingSpace, Fact, Job, Scope, Turn
+from stores.samples import (
     ALICE,
     BOB,
     BOTH,
@@ -20,6 +23,7 @@ from samples import (
     about,
     add,
     axis,
+    claim,
     everything,
     fact,
     learn,
@@ -28,15 +32,14 @@ from samples import (
     turn,
 )
 
-from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, RecordNotFound, StoreClosed, StoreError
-from ollama_async_mem.records import Counts, EmbeddingSpace, Fact, Scope, Turn
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ollama_async_mem.ports import MemoryStore
 
     MakeStore = Callable[[], MemoryStore]
+
+NO_JOB = Job(id="nope", scope=ALICE, turn_ids=(), attempts=1)
 
 # Reading back what was written
 
@@ -133,6 +136,17 @@ async def test_vectors_of_another_model_or_dimension_are_refused(make_store: Mak
         with pytest.raises(EmbeddingMismatch):
             await near(store, ALICE, np.ones(2, np.float32))
         assert await everything(store, Scope()) == ["kept"]
+
+
+async def test_the_embedding_space_stays_when_all_is_deleted(make_store: MakeStore) -> None:
+    """A store whose memories were all deleted still takes vectors of its model only."""
+    async with make_store() as store:
+        said = turn()
+        await add(store, said)
+        await store.delete(said.id)
+        assert await store.embedding_space() == EmbeddingSpace(MODEL, DIMENSION)
+        with pytest.raises(EmbeddingMismatch):
+            await store.add_turns([turn()], [axis(1)], model="other")
 
 
 async def test_vectors_of_two_dimensions_in_one_call_are_refused(make_store: MakeStore) -> None:
@@ -400,6 +414,7 @@ async def test_superseded_facts_are_kept_but_not_found(make_store: MakeStore) ->
         assert await near(store, ALICE, axis(1)) == ["peanut new"]
         assert await about(store, ALICE, "peanut") == ["peanut new"]
         assert await store.get(old.id) == old
+        assert sorted(await everything(store, ALICE)) == ["peanut new", "peanut old"]
         assert await store.counts(ALICE) == Counts(0, 2)
 
 
@@ -481,8 +496,7 @@ async def test_a_job_has_the_turns_it_was_queued_with(make_store: MakeStore) -> 
         job_id = await add(store, *said, extract=True)
         assert await add(store, turn("three")) is None
         assert await store.pending_jobs() == 1
-        job = await store.claim_job(now=START, lease=LEASE)
-        assert job is not None
+        job = await claim(store)
         assert (job.id, job.scope, job.attempts) == (job_id, scope, 1)
         assert job.turn_ids == (said[0].id, said[1].id)
 
@@ -510,11 +524,9 @@ async def test_a_lease_that_ends_gives_the_job_back(make_store: MakeStore) -> No
     """A job that was claimed and neither finished nor released comes again after its lease, counted."""
     async with make_store() as store:
         await add(store, turn(), extract=True)
-        first = await store.claim_job(now=START, lease=LEASE)
+        first = await claim(store)
         assert await store.claim_job(now=START + LEASE - timedelta(microseconds=1), lease=LEASE) is None
-        again = await store.claim_job(now=START + LEASE, lease=LEASE)
-        assert first is not None
-        assert again is not None
+        again = await claim(store, START + LEASE)
         assert (again.id, again.attempts) == (first.id, 2)
 
 
@@ -522,35 +534,35 @@ async def test_finishing_stores_facts_and_ends_the_job(make_store: MakeStore) ->
     """Facts are found once their job is finished; finishing again changes nothing, whatever it brings."""
     async with make_store() as store:
         said = turn("I love peanuts")
-        job_id = await add(store, said, extract=True)
-        assert job_id is not None
+        await add(store, said, extract=True)
+        job = await claim(store)
         known = fact("Alice loves peanuts", turn_ids=(said.id,))
         for brought in (known, fact("Alice hates peanuts", turn_ids=(said.id,))):
-            await store.finish_job(job_id, [brought], [axis(0, 1)], model=MODEL)
+            await store.finish_job(job, [brought], [axis(0, 1)], model=MODEL)
         assert await near(store, ALICE, axis(0, 1)) == [known.text, said.text]
         assert sorted(await about(store, ALICE, "peanuts")) == sorted([known.text, said.text])
         assert await store.get(known.id) == known
         assert await store.pending_jobs() == 0
         assert await store.claim_job(now=START + LEASE, lease=LEASE) is None
-        await store.release_job(job_id, error="too late", retry_at=START)
+        await store.release_job(job, error="too late", retry_at=START)
         assert await store.pending_jobs() == 0
 
 
 async def test_a_job_whose_facts_cannot_be_stored_stays(make_store: MakeStore) -> None:
     """When one fact is refused none is stored and the job is not done."""
     async with make_store() as store:
-        job_id = await add(store, turn(), extract=True)
-        assert job_id is not None
+        await add(store, turn(), extract=True)
+        job = await claim(store)
         facts = [fact("fine"), fact("lost")]
         with pytest.raises(StoreError):
-            await store.finish_job(job_id, facts, [axis(1), axis(1) * 0], model=MODEL)
+            await store.finish_job(job, facts, [axis(1), axis(1) * 0], model=MODEL)
         with pytest.raises(EmbeddingMismatch):
-            await store.finish_job(job_id, facts, [axis(1), axis(1)], model="other")
+            await store.finish_job(job, facts, [axis(1), axis(1)], model="other")
         with pytest.raises(StoreError, match="2 facts came with 1 vectors"):
-            await store.finish_job(job_id, facts, [axis(1)], model=MODEL)
+            await store.finish_job(job, facts, [axis(1)], model=MODEL)
         assert await store.counts(Scope()) == Counts(1, 0)
         assert await store.pending_jobs() == 1
-        await store.finish_job(job_id, [], [], model=MODEL)
+        await store.finish_job(job, [], [], model=MODEL)
         assert await store.pending_jobs() == 0
 
 
@@ -558,15 +570,53 @@ async def test_a_released_job_waits_for_its_time_or_is_given_up(make_store: Make
     """A job comes again at `retry_at` and not before; with None it never does."""
     later = START + timedelta(seconds=30)
     async with make_store() as store:
-        job_id = await add(store, turn(), extract=True)
-        assert job_id is not None
-        await store.claim_job(now=START, lease=LEASE)
-        await store.release_job(job_id, error="model away \ud800", retry_at=later)
+        await add(store, turn(), extract=True)
+        await store.release_job(await claim(store), error="model away \ud800", retry_at=later)
         assert await store.pending_jobs() == 1
         assert await store.claim_job(now=START, lease=LEASE) is None
-        assert await store.claim_job(now=later, lease=LEASE) is not None
-        await store.release_job(job_id, error="hopeless", retry_at=None)
+        await store.release_job(await claim(store, later), error="hopeless", retry_at=None)
         assert await store.claim_job(now=later + LEASE, lease=LEASE) is None
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_stale_claimant_changes_nothing(make_store: MakeStore) -> None:
+    """Whoever's job was claimed again can neither finish nor release it; the new claimant can."""
+    async with make_store() as store:
+        said = turn("I love peanuts")
+        await add(store, said, extract=True)
+        stale = await claim(store)
+        held = await claim(store, START + LEASE)
+        late, known = (fact(text, turn_ids=(said.id,)) for text in ("late", "known"))
+        await store.finish_job(stale, [late], [axis(1)], model=MODEL)
+        await store.release_job(stale, error="too late", retry_at=START)
+        await store.release_job(stale, error="too late", retry_at=None)
+        assert await store.counts(Scope()) == Counts(1, 0)
+        assert await store.pending_jobs() == 1
+        assert await store.claim_job(now=START + LEASE, lease=LEASE) is None  # the new lease was not ended
+        await store.finish_job(held, [known], [axis(1)], model=MODEL)
+        await store.finish_job(stale, [late], [axis(1)], model=MODEL)
+        assert sorted(await everything(store, ALICE)) == [said.text, known.text]
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_stale_claimant_does_not_undo_a_release(make_store: MakeStore) -> None:
+    """The time to try again that the new claimant has set is kept, and so is that it gave the job up."""
+    later = START + 5 * LEASE
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        stale = await claim(store)
+        await store.release_job(await claim(store, START + LEASE), error="model away", retry_at=later)
+        await store.release_job(stale, error="too late", retry_at=START)
+        await store.finish_job(stale, [fact("late")], [axis(1)], model=MODEL)
+        assert await store.claim_job(now=later - LEASE, lease=LEASE) is None
+        last = await claim(store, later)
+        assert last.attempts == 3
+        await store.release_job(last, error="hopeless", retry_at=None)
+        for job in (stale, last):
+            await store.release_job(job, error="too late", retry_at=START)
+            await store.finish_job(job, [fact("late")], [axis(1)], model=MODEL)
+        assert await store.claim_job(now=later + LEASE, lease=LEASE) is None
+        assert await store.counts(Scope()) == Counts(1, 0)
         assert await store.pending_jobs() == 0
 
 
@@ -574,26 +624,24 @@ async def test_unknown_jobs_are_an_error(make_store: MakeStore) -> None:
     """Finishing or releasing a job that never was is a StoreError."""
     async with make_store() as store:
         with pytest.raises(StoreError, match="no job"):
-            await store.finish_job("nope", [], [], model=MODEL)
+            await store.finish_job(NO_JOB, [], [], model=MODEL)
         with pytest.raises(StoreError, match="no job"):
-            await store.release_job("nope", error="", retry_at=None)
+            await store.release_job(NO_JOB, error="", retry_at=None)
 
 
 async def test_deleted_turns_leave_their_job_and_bring_no_facts(make_store: MakeStore) -> None:
     """A job comes without turns that were deleted, and a fact whose turns are all gone is not stored."""
     said = [turn("secret"), turn("public")]
     async with make_store() as store:
-        job_id = await add(store, *said, extract=True)
-        assert job_id is not None
+        await add(store, *said, extract=True)
         await store.delete(said[0].id)
-        job = await store.claim_job(now=START, lease=LEASE)
-        assert job is not None
+        job = await claim(store)
         assert job.turn_ids == (said[1].id,)
         facts = [
             fact("a secret", turn_ids=(said[0].id,)),
             fact("both", turn_ids=(said[0].id, said[1].id)),
         ]
-        await store.finish_job(job_id, facts, [axis(1), axis(1)], model=MODEL)
+        await store.finish_job(job, facts, [axis(1), axis(1)], model=MODEL)
         assert sorted(await everything(store, ALICE)) == ["both", "public"]
 
 
@@ -619,8 +667,8 @@ async def test_a_store_works_only_while_it_is_open(make_store: MakeStore) -> Non
         store.delete("x"),
         store.counts(ALICE),
         store.claim_job(now=START, lease=LEASE),
-        store.finish_job("x", [], [], model=MODEL),
-        store.release_job("x", error="", retry_at=None),
+        store.finish_job(NO_JOB, [], [], model=MODEL),
+        store.release_job(NO_JOB, error="", retry_at=None),
         store.pending_jobs(),
     ):
         with pytest.raises(StoreClosed):

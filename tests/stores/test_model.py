@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from files import inspect
 from hypothesis import HealthCheck, given, settings
-from samples import BOTH, LEASE, MODEL, START, axis, fact, turn
 
 from ollama_async_mem.records import Counts, Scope
 from ollama_async_mem.stores.sqlite import SQLiteStore
+from stores.files import inspect
+from stores.samples import BOTH, LEASE, MODEL, START, axis, fact, turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ async def learn(store: SQLiteStore, model: Model, text: str, vector: Vector, *, 
     assert (job.id, list(job.turn_ids)) == (job_id, present)
     known = fact(text, job.scope, turn_ids=tuple(turn_ids), valid_to=START if superseded else None)
     for _ in range(2):
-        await store.finish_job(job.id, [known], [vector], model=MODEL)
+        await store.finish_job(job, [known], [vector], model=MODEL)
     if present:
         model.rows.append((known, vector))
 

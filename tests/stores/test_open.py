@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from samples import ALICE, add, everything, turn
 
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.stores import open_store
+from stores.samples import ALICE, add, everything, turn
 
 
 @pytest.mark.parametrize("url", ["sqlite:///deep/er/memory.db", "deep/er/memory.db", Path("deep/er/memory.db")])

@@ -13,16 +13,16 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import files
 import numpy as np
 import pytest
-from samples import ALICE, LEASE, MODEL, START, about, add, axis, everything, fact, near, turn
 
 from ollama_async_mem.errors import EmbeddingMismatch, SchemaTooNew, StoreBusy, StoreError
 from ollama_async_mem.records import Counts, Scope
 from ollama_async_mem.stores import _sqlite_reads, _sqlite_schema, _sqlite_threads, sqlite
 from ollama_async_mem.stores._sqlite_matrices import Mirror
 from ollama_async_mem.stores.sqlite import SQLiteStore
+from stores import files
+from stores.samples import ALICE, MODEL, START, about, add, axis, claim, everything, fact, near, turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,10 +119,9 @@ async def test_two_stores_see_each_others_writes(path: Path) -> None:
             for reader in (one, two):
                 assert len(await near(reader, ALICE, axis(1))) == i + 1
                 assert len(await about(reader, ALICE, "peanut")) == i + 1
-        job = await two.claim_job(now=START, lease=LEASE)
-        assert job is not None
+        job = await claim(two)
         facts = [fact("peanut new", turn_ids=job.turn_ids), fact("peanut old", valid_to=START)]
-        await two.finish_job(job.id, facts, [axis(0, 1)] * 2, model=MODEL)
+        await two.finish_job(job, facts, [axis(0, 1)] * 2, model=MODEL)
         assert (await near(one, ALICE, axis(0, 1)))[0] == "peanut new"
         for memory, store in zip(said, [two, one] * 3, strict=True):
             await store.delete(memory.id)
