@@ -21,6 +21,7 @@ from ollama_async_mem.cli.output import note, say, show_hits
 from ollama_async_mem.cli.session import ENGINE_EMBEDDER, ENGINE_LLM, engine_client, ensure, has_engine, obstacle
 from ollama_async_mem.config import DEFAULT_EMBEDDER, DEFAULT_LLM, default_store
 from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.llm import OllamaLLM
 from ollama_async_mem.ollama._retry import RetryPolicy
 from ollama_async_mem.ollama.client import OllamaClient
 from ollama_async_mem.records import Message
@@ -32,7 +33,8 @@ __all__ = ["demonstration"]
 
 _USER = Who(user="demo")
 _SEARCHES = ("who is allergic, and to what?", "when does the exhibition open?", "marathon training and the knee")
-_QUESTION = "What is the name of the dog, and where was she found?"
+_QUESTION = "What is the name of the dog?"
+_ANSWER = {"temperature": 0, "num_predict": 100}
 _RECALL_TOKENS = 200  # little to read for a small model on a CPU
 
 demonstration = App()
@@ -54,7 +56,7 @@ async def demo(
     path = await anyio.to_thread.run_sync(_new_store, store)
     async with (
         _server(Setup(host=host, engine=engine)) as (client, llm, embedder),
-        Memory(path, llm=llm, embedder=embedder, client=client) as memory,
+        Memory(path, llm=OllamaLLM(client, llm, options=_ANSWER), embedder=embedder, client=client) as memory,
     ):
         await _add(memory)
         await _search(memory)

@@ -40,6 +40,7 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     sha256: str
     license: str
+    parameters: dict[str, float]
 
     @property
     def file_name(self) -> str:
@@ -59,6 +60,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     license: str
     system: str
     info: GgufInfo
+    parameters: dict[str, float] = {}
     is_users_own: bool = False
 
     @property
@@ -79,6 +81,8 @@ CATALOGUE = (
         size_bytes=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         license="Apache-2.0",
+        # The model card's sampling; the penalty keeps so small a model from repeating itself for ever.
+        parameters={"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.1},
     ),
 )
 
@@ -165,7 +169,7 @@ class Catalogue:
             return None
         return Model(
             name=item.name, kind="chat", path=path, digest=item.sha256, size_bytes=item.size_bytes,
-            modified_s=stat.st_mtime, license=item.license, system=_SYSTEM, info=info,
+            modified_s=stat.st_mtime, license=item.license, system=_SYSTEM, info=info, parameters=item.parameters,
         )  # fmt: skip
 
     def _info(self, path: Path, stat: os.stat_result) -> GgufInfo:

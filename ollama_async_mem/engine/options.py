@@ -5,11 +5,15 @@ The names, types, defaults and texts follow Ollama's `DefaultOptions` and `Optio
 
 from __future__ import annotations
 
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from .faults import ApiError, bad_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Options", "parse_options", "response_format", "sampling", "wants_thinking"]
 
@@ -39,12 +43,13 @@ _INTEGERS = {"num_ctx", "num_predict", "top_k", "repeat_last_n", "seed"}
 _KNOWN = set(Options.__struct_fields__)
 
 
-def parse_options(raw: dict[str, Any] | None) -> Options:
-    """Options from a request; nulls and unknown names are skipped.
+def parse_options(raw: dict[str, Any] | None, defaults: Mapping[str, Any] = MappingProxyType({})) -> Options:
+    """Options from a request over the model's own; nulls and unknown names are skipped.
 
     Raises ApiError (500, as Ollama) when a known option has the wrong type.
     """
     given = {name: value for name, value in (raw or {}).items() if name in _KNOWN and value is not None}
+    given = {**defaults, **given}
     typed: dict[str, Any] = {name: _typed(name, value) for name, value in given.items()}
     return Options(**typed)
 

@@ -60,7 +60,7 @@ def generate_job(catalogue: Catalogue, request: GenerateRequest) -> Job:
     if request.suffix:
         raise bad_request(f"{names.full_name(model.name)} does not support insert")
     if request.raw:
-        return _job(request, model, _RAW_PATH, _raw_body(request), GenerateShape(), may_truncate=False)
+        return _job(request, model, _RAW_PATH, _raw_body(model, request), GenerateShape(), may_truncate=False)
     turns = [Message(role="user", content=request.prompt)]
     if request.system:
         turns.insert(0, Message(role="system", content=request.system))
@@ -103,7 +103,7 @@ def _capable(model: Model, called: str, task: str, *, think: object, tools: obje
 
 def _constraints(model: Model, request: ChatRequest | GenerateRequest, *, thinks: bool | None) -> dict[str, Any]:
     """Everything of a llama.cpp chat request but the messages."""
-    fields = sampling(parse_options(request.options))
+    fields = sampling(parse_options(request.options, model.parameters))
     if constraint := response_format(request.format):
         fields["response_format"] = constraint
     if "thinking" in model.capabilities:
@@ -112,9 +112,9 @@ def _constraints(model: Model, request: ChatRequest | GenerateRequest, *, thinks
     return fields
 
 
-def _raw_body(request: GenerateRequest) -> dict[str, Any]:
+def _raw_body(model: Model, request: GenerateRequest) -> dict[str, Any]:
     """A prompt that goes to the model as it is."""
-    body = {"prompt": request.prompt or "", **sampling(parse_options(request.options))}
+    body = {"prompt": request.prompt or "", **sampling(parse_options(request.options, model.parameters))}
     if constraint := response_format(request.format):
         body["json_schema"] = constraint.get("json_schema", {}).get("schema", {"type": "object"})
     return body

@@ -149,6 +149,7 @@ def shown(model: Model) -> dict[str, Any]:
     answer = {
         "license": model.license,
         "modelfile": _modelfile(model),
+        "parameters": "\n".join(f"{name:<31}{value:g}" for name, value in model.parameters.items()),
         "template": info.template,
         "system": model.system,
         "details": _details(model),
@@ -182,6 +183,7 @@ def _modelfile(model: Model) -> str:
     lines = [f"FROM {model.path or model.name}"]
     if model.system:
         lines.append(f'SYSTEM """{model.system}"""')
+    lines += [f"PARAMETER {name} {value:g}" for name, value in model.parameters.items()]
     return "\n".join(lines) + "\n"
 
 
