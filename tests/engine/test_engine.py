@@ -20,7 +20,7 @@ ENDLESS: dict[str, Any] = {
     "model": MODEL,
     "prompt": "one two three one two three one two three",
     "raw": True,
-    "options": {"temperature": 0},
+    "options": {"temperature": 0, "repeat_penalty": 1.0},
 }
 COLD: dict[str, Any] = {"temperature": 0, "seed": 1}
 
