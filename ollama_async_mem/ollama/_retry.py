@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import msgspec
-import tenacity
 
 from ollama_async_mem.errors import ConfigError, OllamaError, StatusError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    import tenacity
 
 __all__ = ["RetryPolicy", "with_retry"]
 
@@ -37,6 +38,26 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 async def with_retry(policy: RetryPolicy, send: Callable[[], Awaitable[T]]) -> T:
     """Call `send` until it succeeds, raises what may not be retried, or the policy is used up."""
+    try:
+        return await send()
+    except OllamaError as exc:
+        if not exc.retryable or policy.attempts == 1:
+            raise
+        failure = exc
+    return await _again(policy, send, failure)
+
+
+async def _again(policy: RetryPolicy, send: Callable[[], Awaitable[T]], failure: OllamaError) -> T:
+    """Go on after the first failure. Only here is tenacity needed, whose set-up costs more than a request."""
+    import tenacity  # noqa: PLC0415 - as said
+
+    failures = iter([failure])
+
+    async def attempt() -> T:
+        for exc in failures:  # the try that was made already counts as the first
+            raise exc
+        return await send()
+
     retrying = tenacity.AsyncRetrying(
         sleep=anyio.sleep,
         retry=tenacity.retry_if_exception(_is_retryable),
@@ -44,7 +65,7 @@ async def with_retry(policy: RetryPolicy, send: Callable[[], Awaitable[T]]) -> T
         stop=tenacity.stop_after_attempt(policy.attempts) | tenacity.stop_after_delay(policy.deadline_s),
         reraise=True,
     )
-    return await retrying(send)
+    return await retrying(attempt)
 
 
 def _is_retryable(exc: BaseException) -> bool:
@@ -52,6 +73,8 @@ def _is_retryable(exc: BaseException) -> bool:
 
 
 def _wait(policy: RetryPolicy) -> Callable[[tenacity.RetryCallState], float]:
+    import tenacity  # noqa: PLC0415 - as above
+
     jitter = tenacity.wait_random_exponential(multiplier=policy.base_s, max=policy.cap_s)
 
     def wait(state: tenacity.RetryCallState) -> float:

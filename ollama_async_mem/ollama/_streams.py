@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
-    from ._http import Server
+    from ._http import Receive, Server
 
 __all__ = ["ChatStream", "failure", "open_chunks"]
 
@@ -27,14 +27,14 @@ T = TypeVar("T")
 async def open_chunks(server: Server, path: str, body: object, type_: type[T]) -> AsyncIterator[AsyncIterator[T]]:
     """Send a request whose answer is NDJSON and give its lines as `type_`."""
     async with (
-        server.stream("POST", path, body) as pieces,
-        contextlib.aclosing(_decoded(pieces, NDJSONDecoder(type_))) as chunks,
+        server.stream("POST", path, body) as receive,
+        contextlib.aclosing(_decoded(receive, NDJSONDecoder(type_))) as chunks,
     ):
         yield chunks
 
 
-async def _decoded(pieces: AsyncIterator[bytes], decoder: NDJSONDecoder[T]) -> AsyncGenerator[T, None]:
-    async for piece in pieces:
+async def _decoded(receive: Receive, decoder: NDJSONDecoder[T]) -> AsyncGenerator[T, None]:
+    while piece := await receive():
         for chunk in decoder.feed(piece):
             yield chunk
     for chunk in decoder.flush():
@@ -54,28 +54,26 @@ class ChatStream:
     Leaving the context at any point closes the connection, which makes the server stop generating.
     """
 
-    def __init__(self, chunks: AbstractAsyncContextManager[AsyncIterator[ChatChunk]], *, format: Any = None) -> None:
-        self._opening = chunks
+    def __init__(self, opening: AbstractAsyncContextManager[Receive], *, format: Any = None) -> None:
+        self._opening = opening
         self._format = format
         self._stack = AsyncExitStack()
-        self._chunks: AsyncIterator[ChatChunk] | None = None
+        self._chunks: AsyncGenerator[ChatChunk, None] | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._tool_calls: list[ToolCall] = []
         self._last = ChatChunk()
 
     async def __aenter__(self) -> Self:
-        self._chunks = await self._stack.enter_async_context(self._opening)
+        receive = await self._stack.enter_async_context(self._opening)
+        self._chunks = await self._stack.enter_async_context(contextlib.aclosing(self._read(receive)))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ChatChunk:
-        """Return the next chunk.
+    def __aiter__(self) -> AsyncIterator[ChatChunk]:
+        """Iterate over the chunks.
 
         Raises:
             StreamFailed: the server reported an error.
@@ -83,18 +81,33 @@ class ChatStream:
         """
         if self._chunks is None:
             raise RuntimeError("a ChatStream is opened by 'async with' before it is iterated")
-        try:
-            chunk = await anext(self._chunks)
-        except StopAsyncIteration:
-            if not self._last.done:
-                raise StreamTruncated("the answer ended before it was done", partial=self._partial) from None
-            raise
-        except StreamTruncated as exc:
-            raise StreamTruncated(str(exc), partial=self._partial) from exc
-        if complaint := failure(chunk.error):
-            raise StreamFailed(complaint, partial=self._partial)
-        self._collect(chunk)
-        return chunk
+        return self._chunks
+
+    async def __anext__(self) -> ChatChunk:
+        return await anext(self.__aiter__())
+
+    async def _read(self, receive: Receive) -> AsyncGenerator[ChatChunk, None]:
+        """One loop from bytes to chunks: what is done here is done for every token."""
+        decoder = NDJSONDecoder(ChatChunk)
+        piece = b"-"
+        while piece:
+            try:
+                piece = await receive()
+            except StreamTruncated as exc:
+                raise StreamTruncated(str(exc), partial=self._partial) from exc
+            for chunk in decoder.feed(piece) if piece else decoder.flush():
+                if chunk.error and (complaint := failure(chunk.error)):
+                    raise StreamFailed(complaint, partial=self._partial)
+                self._last = chunk
+                message = chunk.message
+                self._text.append(message.content)
+                if message.thinking:
+                    self._thinking.append(message.thinking)
+                if message.tool_calls:
+                    self._tool_calls += message.tool_calls
+                yield chunk
+        if not self._last.done:
+            raise StreamTruncated("the answer ended before it was done", partial=self._partial)
 
     async def text(self) -> AsyncIterator[str]:
         """Give the pieces of the answer's text as they come."""
@@ -123,10 +136,3 @@ class ChatStream:
     @property
     def _partial(self) -> str:
         return "".join(self._text)
-
-    def _collect(self, chunk: ChatChunk) -> None:
-        self._last = chunk
-        message = chunk.message
-        self._text.append(message.content)
-        self._thinking.append(message.thinking)
-        self._tool_calls.extend(message.tool_calls)

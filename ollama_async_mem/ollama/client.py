@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import msgspec
 
+from ollama_async_mem import __version__
 from ollama_async_mem.errors import ConfigError, OllamaError, PullFailed
 
 from ._http import Server, Timeouts
+from ._links import LinkOptions
 from ._retry import RetryPolicy
 from ._streams import ChatStream, failure, open_chunks
 from .formats import json_schema, parse_answer
 from .hosts import parse_host
 from .models import ModelManager
 from .schema import (
-    ChatChunk,
     ChatMessage,
     ChatResponse,
     EmbedBody,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OllamaClient"]
 
+_HEADERS = {"user-agent": f"ollama-async-mem/{__version__}", "accept-encoding": "identity"}
 _CHAT = msgspec.json.Decoder(ChatResponse)
 _EMBED = msgspec.json.Decoder(EmbedBody)
 _TAGS = msgspec.json.Decoder(TagsResponse)
@@ -80,19 +82,19 @@ class OllamaClient:
         max_connections: int = 100,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        timeouts = timeouts or Timeouts()
         address = parse_host(host if host is not None else os.environ.get("OLLAMA_HOST"))
         if api_key is None and address.url.startswith("https:"):
             api_key = os.environ.get("OLLAMA_API_KEY")
-        self._server = Server(
-            address,
-            headers={**({"authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})},
+        options = LinkOptions(
+            headers={**_HEADERS, **({"authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})},
             auth=auth,
             verify=verify,
-            timeouts=timeouts or Timeouts(),
-            retry=retry or RetryPolicy(),
+            connect_s=timeouts.connect_s,
             max_connections=max_connections,
             transport=transport,
         )
+        self._server = Server(address, options, timeouts=timeouts, retry=retry or RetryPolicy())
         self.models = ModelManager(self)
 
     def __repr__(self) -> str:
@@ -174,7 +176,7 @@ class OllamaClient:
             think=think,
             keep_alive=keep_alive,
         )
-        return ChatStream(open_chunks(self._server, "/api/chat", body, ChatChunk), format=format)
+        return ChatStream(self._server.stream("POST", "/api/chat", body), format=format)
 
     async def embed(
         self,

@@ -50,7 +50,7 @@ class ToolCall(msgspec.Struct, omit_defaults=True):
     id: str = ""
 
 
-class ChatMessage(msgspec.Struct, omit_defaults=True):
+class ChatMessage(msgspec.Struct, omit_defaults=True, gc=False):
     """A message as the server sends and takes it; `images` are base64."""
 
     role: str = "assistant"
@@ -62,7 +62,7 @@ class ChatMessage(msgspec.Struct, omit_defaults=True):
     tool_call_id: str = ""
 
 
-class ChatChunk(msgspec.Struct):
+class ChatChunk(msgspec.Struct, gc=False):
     """One line of a streamed answer. The last one has `done` set and carries the metrics."""
 
     model: str = ""

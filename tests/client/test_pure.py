@@ -183,7 +183,7 @@ def test_a_misfit_answer_keeps_its_text(text: str) -> None:
 )
 def test_refusals_become_errors_of_their_kind(status: int, body: bytes, kind: type, text: str) -> None:
     """The status and the words of a refusal decide its class; the words are kept."""
-    error = status_error(status, body, {"retry-after": "7"}, "http://x")
+    error = status_error(status, body, "7", "http://x")
     assert type(error) is kind
     assert text in str(error)
     assert (error.status, error.retry_after_s) == (status, 7.0)
