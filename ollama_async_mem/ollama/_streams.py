@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from ollama_async_mem.errors import StreamFailed, StreamTruncated
 
 from ._ndjson import NDJSONDecoder
 from .formats import parse_answer
-from .schema import ChatChunk, ChatMessage, ChatResponse, ToolCall
+from .schema import ChatChunk, ChatResponse, GenerateChunk, GenerateResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
     from ._http import Receive, Server
+    from .schema import Logprob, ToolCall
 
-__all__ = ["ChatStream", "failure", "open_chunks"]
+__all__ = ["CHAT", "GENERATE", "AnswerStream", "ChatStream", "GenerateStream", "failure", "open_chunks"]
 
 T = TypeVar("T")
+Chunk = TypeVar("Chunk", bound=ChatChunk | GenerateChunk)
+Response = TypeVar("Response", bound=ChatResponse | GenerateResponse)
 
 
 @asynccontextmanager
@@ -48,21 +53,39 @@ def failure(error: object) -> str | None:
     return str(error) if error else None
 
 
-class ChatStream:
+class Kind(Generic[Chunk, Response]):
+    """What differs between chats and completions: the records, and where in a chunk its text stands."""
+
+    def __init__(self, chunk: type[Chunk], response: type[Response], part_of: Callable[[Any], Any], text: str) -> None:
+        self.chunk = chunk
+        self.response = response
+        self.part_of = part_of
+        self.text = text
+
+
+CHAT = Kind(ChatChunk, ChatResponse, attrgetter("message"), "content")
+GENERATE = Kind(GenerateChunk, GenerateResponse, lambda chunk: chunk, "response")
+
+
+class AnswerStream(Generic[Chunk, Response]):
     """An answer as it is generated: `async with` opens it, `async for` gives its chunks.
 
     Leaving the context at any point closes the connection, which makes the server stop generating.
     """
 
-    def __init__(self, opening: AbstractAsyncContextManager[Receive], *, format: Any = None) -> None:
+    def __init__(
+        self, opening: AbstractAsyncContextManager[Receive], kind: Kind[Chunk, Response], *, format: Any = None
+    ) -> None:
         self._opening = opening
+        self._kind = kind
         self._format = format
         self._stack = AsyncExitStack()
-        self._chunks: AsyncGenerator[ChatChunk, None] | None = None
+        self._chunks: AsyncGenerator[Chunk, None] | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._tool_calls: list[ToolCall] = []
-        self._last = ChatChunk()
+        self._logprobs: list[Logprob] = []
+        self._last: Chunk = kind.chunk()
 
     async def __aenter__(self) -> Self:
         receive = await self._stack.enter_async_context(self._opening)
@@ -72,7 +95,7 @@ class ChatStream:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    def __aiter__(self) -> AsyncIterator[ChatChunk]:
+    def __aiter__(self) -> AsyncIterator[Chunk]:
         """Iterate over the chunks.
 
         Raises:
@@ -80,15 +103,15 @@ class ChatStream:
             StreamTruncated: the stream ended, or broke, before the chunk that says `done`.
         """
         if self._chunks is None:
-            raise RuntimeError("a ChatStream is opened by 'async with' before it is iterated")
+            raise RuntimeError("a stream is opened by 'async with' before it is iterated")
         return self._chunks
 
-    async def __anext__(self) -> ChatChunk:
+    async def __anext__(self) -> Chunk:
         return await anext(self.__aiter__())
 
-    async def _read(self, receive: Receive) -> AsyncGenerator[ChatChunk, None]:
+    async def _read(self, receive: Receive) -> AsyncGenerator[Chunk, None]:
         """One loop from bytes to chunks: what is done here is done for every token."""
-        decoder = NDJSONDecoder(ChatChunk)
+        decoder, part_of, text = NDJSONDecoder(self._kind.chunk), self._kind.part_of, self._kind.text
         piece = b"-"
         while piece:
             try:
@@ -99,40 +122,44 @@ class ChatStream:
                 if chunk.error and (complaint := failure(chunk.error)):
                     raise StreamFailed(complaint, partial=self._partial)
                 self._last = chunk
-                message = chunk.message
-                self._text.append(message.content)
-                if message.thinking:
-                    self._thinking.append(message.thinking)
-                if message.tool_calls:
-                    self._tool_calls += message.tool_calls
+                part = part_of(chunk)
+                self._text.append(getattr(part, text))
+                if part.thinking or part.tool_calls or chunk.logprobs:
+                    self._thinking.append(part.thinking)
+                    self._tool_calls += part.tool_calls
+                    self._logprobs += chunk.logprobs
                 yield chunk
         if not self._last.done:
             raise StreamTruncated("the answer ended before it was done", partial=self._partial)
 
     async def text(self) -> AsyncIterator[str]:
         """Give the pieces of the answer's text as they come."""
+        part_of, name = self._kind.part_of, self._kind.text
         async for chunk in self:
-            if chunk.message.content:
-                yield chunk.message.content
+            if text := getattr(part_of(chunk), name):
+                yield text
 
     @property
-    def response(self) -> ChatResponse:
+    def response(self) -> Response:
         """All that has come so far as one response; after the loop it has the metrics and `parsed`.
 
         Raises:
             ModelOutputError: the stream is done and its text does not fit `format`.
         """
-        last = self._last
-        message = ChatMessage(
-            role=last.message.role,
-            content=self._partial,
-            thinking="".join(self._thinking),
-            tool_calls=list(self._tool_calls),
-        )
-        fields = {name: getattr(last, name) for name in ChatChunk.__struct_fields__ if name != "message"}
-        parsed = parse_answer(self._format, self._partial) if last.done else None
-        return ChatResponse(message=message, parsed=parsed, **fields)
+        fields = {name: getattr(self._last, name) for name in self._last.__struct_fields__}
+        response = copy.deepcopy(self._kind.response(**fields))
+        part = self._kind.part_of(response)
+        setattr(part, self._kind.text, self._partial)
+        part.thinking = "".join(self._thinking)
+        part.tool_calls = list(self._tool_calls)
+        response.logprobs = list(self._logprobs)
+        response.parsed = parse_answer(self._format, self._partial) if self._last.done else None
+        return response
 
     @property
     def _partial(self) -> str:
         return "".join(self._text)
+
+
+ChatStream: TypeAlias = AnswerStream[ChatChunk, ChatResponse]
+GenerateStream: TypeAlias = AnswerStream[GenerateChunk, GenerateResponse]

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import anyio
 import msgspec
 
 from ollama_async_mem import __version__
-from ollama_async_mem.errors import ConfigError, OllamaError, PullFailed
+from ollama_async_mem.errors import OllamaError, PullFailed
 
 from ._http import Server, Timeouts
 from ._links import LinkOptions
+from ._requests import ChatFields, GenerateFields, chat_body, filled, generate_body, named, seconds
 from ._retry import RetryPolicy
-from ._streams import ChatStream, failure, open_chunks
-from .formats import json_schema, parse_answer
+from ._streams import CHAT, GENERATE, AnswerStream, failure, open_chunks
+from .formats import parse_answer
 from .hosts import parse_host
 from .models import ModelManager
 from .schema import (
-    ChatMessage,
     ChatResponse,
     EmbedBody,
+    GenerateResponse,
+    PsResponse,
     PullProgress,
     ShowResponse,
     TagsResponse,
@@ -32,17 +33,22 @@ from .schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
+    from datetime import timedelta
 
     import httpx
 
-    from .schema import EmbedResponse, ModelInfo
+    from ._http import Receive
+    from ._streams import ChatStream, GenerateStream
+    from .schema import ChatMessage, EmbedResponse, ModelInfo, RunningModel
 
 __all__ = ["OllamaClient"]
 
 _HEADERS = {"user-agent": f"ollama-async-mem/{__version__}", "accept-encoding": "identity"}
 _CHAT = msgspec.json.Decoder(ChatResponse)
+_GENERATE = msgspec.json.Decoder(GenerateResponse)
+_PS = msgspec.json.Decoder(PsResponse)
 _EMBED = msgspec.json.Decoder(EmbedBody)
 _TAGS = msgspec.json.Decoder(TagsResponse)
 _SHOW = msgspec.json.Decoder(ShowResponse)
@@ -116,67 +122,54 @@ class OllamaClient:
         await self._server.aclose()
 
     async def chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, Any] | ChatMessage],
-        *,
-        format: Any = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        options: Mapping[str, Any] | None = None,
-        think: bool | str | None = None,
-        keep_alive: float | str | timedelta | None = None,
+        self, model: str, messages: Sequence[Mapping[str, Any] | ChatMessage], **fields: Unpack[ChatFields]
     ) -> ChatResponse:
-        """Answer a conversation in one piece.
+        """Answer a conversation in one piece; `ChatFields` says what else may be given.
 
-        `format` is "json", a JSON schema, a msgspec Struct, dataclass, TypedDict or pydantic model; the
-        object is then in `.parsed`. `options` are the server's (temperature, num_ctx ...); `keep_alive` is in
-        seconds.
+        With `format=`, the object that the answer describes is in `.parsed`. Images in messages may be paths, bytes
+        or base64; tools may be Python functions, see `run_tools`.
 
         Raises:
             ModelNotFound: the server does not have the model.
             ModelOutputError: the answer does not fit `format`; its text is in `.output`.
         """
-        body = _chat_body(
-            model,
-            messages,
-            stream=False,
-            format=format,
-            tools=tools,
-            options=options,
-            think=think,
-            keep_alive=keep_alive,
-        )
+        body = await chat_body(model, messages, fields, stream=False)
         response = decode(await self._server.request("POST", "/api/chat", body), _CHAT)
-        response.parsed = parse_answer(format, response.message.content)
+        response.parsed = parse_answer(fields.get("format"), response.message.content)
         return response
 
     def stream_chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, Any] | ChatMessage],
-        *,
-        format: Any = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        options: Mapping[str, Any] | None = None,
-        think: bool | str | None = None,
-        keep_alive: float | str | timedelta | None = None,
+        self, model: str, messages: Sequence[Mapping[str, Any] | ChatMessage], **fields: Unpack[ChatFields]
     ) -> ChatStream:
         """Answer a conversation as it is generated: `async with client.stream_chat(...) as stream`.
 
-        Arguments as for `chat`. The request is sent when the context is entered, where `ModelNotFound` and
-        other refusals are raised; iterating may raise `StreamFailed`, `StreamTruncated` and `StallTimeout`.
+        Arguments as for `chat`. The request is sent when the context is entered, where `ModelNotFound` and other
+        refusals are raised; iterating may raise `StreamFailed`, `StreamTruncated` and `StallTimeout`.
         """
-        body = _chat_body(
-            model,
-            messages,
-            stream=True,
-            format=format,
-            tools=tools,
-            options=options,
-            think=think,
-            keep_alive=keep_alive,
-        )
-        return ChatStream(self._server.stream("POST", "/api/chat", body), format=format)
+        opening = self._opened("/api/chat", lambda: chat_body(model, messages, fields, stream=True))
+        return AnswerStream(opening, CHAT, format=fields.get("format"))
+
+    async def generate(self, model: str, prompt: str, **fields: Unpack[GenerateFields]) -> GenerateResponse:
+        """Complete a prompt in one piece; `GenerateFields` says what else may be given.
+
+        Raises:
+            ModelNotFound: the server does not have the model.
+            ModelOutputError: the answer does not fit `format`; its text is in `.output`.
+        """
+        body = await generate_body(model, prompt, fields, stream=False)
+        response = decode(await self._server.request("POST", "/api/generate", body), _GENERATE)
+        response.parsed = parse_answer(fields.get("format"), response.response)
+        return response
+
+    def stream_generate(self, model: str, prompt: str, **fields: Unpack[GenerateFields]) -> GenerateStream:
+        """Complete a prompt as it is generated: `async with client.stream_generate(...) as stream`."""
+        opening = self._opened("/api/generate", lambda: generate_body(model, prompt, fields, stream=True))
+        return AnswerStream(opening, GENERATE, format=fields.get("format"))
+
+    @asynccontextmanager
+    async def _opened(self, path: str, body: Callable[[], Awaitable[dict[str, Any]]]) -> AsyncIterator[Receive]:
+        async with self._server.stream("POST", path, await body()) as receive:
+            yield receive
 
     async def embed(
         self,
@@ -194,13 +187,13 @@ class OllamaClient:
             ModelNotFound: the server does not have the model.
         """
         inputs = [texts] if isinstance(texts, str) else list(texts)
-        body = _body(
-            model=_named(model),
+        body = filled(
+            model=named(model),
             input=inputs,
             truncate=truncate,
             dimensions=dimensions,
             options=options,
-            keep_alive=_seconds(keep_alive),
+            keep_alive=seconds(keep_alive),
         )
         response = decode(await self._server.request("POST", "/api/embed", body), _EMBED).response()
         if len(response.embeddings) != len(inputs):
@@ -217,7 +210,27 @@ class OllamaClient:
         Raises:
             ModelNotFound: the server does not have it.
         """
-        return decode(await self._server.request("POST", "/api/show", _body(model=_named(model))), _SHOW)
+        return decode(await self._server.request("POST", "/api/show", filled(model=named(model))), _SHOW)
+
+    async def ps(self) -> list[RunningModel]:
+        """List the loaded models."""
+        return decode(await self._server.request("GET", "/api/ps"), _PS).models
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Give a model a second name.
+
+        Raises:
+            ModelNotFound: the server does not have `source`.
+        """
+        await self._server.request("POST", "/api/copy", {"source": named(source), "destination": named(destination)})
+
+    async def delete(self, model: str) -> None:
+        """Delete a model.
+
+        Raises:
+            ModelNotFound: the server does not have it.
+        """
+        await self._server.request("DELETE", "/api/delete", {"model": named(model)})
 
     async def version(self) -> str:
         """Tell the server's version."""
@@ -250,7 +263,7 @@ class OllamaClient:
         Raises:
             PullFailed: while iterating; the model does not exist, or the download failed.
         """
-        return _checked_pull(self._server, _named(model))
+        return _checked_pull(self._server, named(model))
 
 
 @asynccontextmanager
@@ -267,42 +280,3 @@ async def _until_success(lines: AsyncIterator[PullProgress], model: str) -> Asyn
         yield line
     if line.status != "success":
         raise PullFailed(model, f"the server stopped after {line.status!r}")
-
-
-def _chat_body(
-    model: str,
-    messages: object,
-    *,
-    stream: bool,
-    format: Any,
-    tools: Sequence[Mapping[str, Any]] | None,
-    options: Mapping[str, Any] | None,
-    think: bool | str | None,
-    keep_alive: float | str | timedelta | None,
-) -> dict[str, Any]:
-    if not isinstance(messages, list | tuple) or not all(isinstance(m, dict | ChatMessage) for m in messages):
-        raise ConfigError('messages is a list like [{"role": "user", "content": "hi"}]')
-    return _body(
-        model=_named(model),
-        messages=messages,
-        stream=stream,
-        format=json_schema(format),
-        tools=tools,
-        options=options,
-        think=think,
-        keep_alive=_seconds(keep_alive),
-    )
-
-
-def _body(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _named(model: object) -> str:
-    if not isinstance(model, str) or not model.strip():
-        raise ConfigError(f"a model name is needed, such as 'llama3.2', got {model!r}")
-    return model
-
-
-def _seconds(keep_alive: float | str | timedelta | None) -> float | str | None:
-    return keep_alive.total_seconds() if isinstance(keep_alive, timedelta) else keep_alive

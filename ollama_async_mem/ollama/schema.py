@@ -20,9 +20,14 @@ __all__ = [
     "EmbedBody",
     "EmbedResponse",
     "ErrorBody",
+    "GenerateChunk",
+    "GenerateResponse",
+    "Logprob",
     "ModelDetails",
     "ModelInfo",
+    "PsResponse",
     "PullProgress",
+    "RunningModel",
     "ShowResponse",
     "TagsResponse",
     "ToolCall",
@@ -62,14 +67,30 @@ class ChatMessage(msgspec.Struct, omit_defaults=True, gc=False):
     tool_call_id: str = ""
 
 
-class ChatChunk(msgspec.Struct, gc=False):
-    """One line of a streamed answer. The last one has `done` set and carries the metrics."""
+class TokenLogprob(msgspec.Struct, gc=False):
+    """A token's probability; `bytes` are its UTF-8 bytes, of which a token may hold a part."""
+
+    token: str = ""
+    logprob: float = 0.0
+    bytes: list[int] = []
+
+
+class Logprob(TokenLogprob, gc=False):
+    """The probability of a token of the answer, and of the others that were likely there."""
+
+    top_logprobs: list[TokenLogprob] = []
+
+
+class _Metrics(msgspec.Struct, gc=False):
+    """What every chunk carries; the metrics are on the last one."""
 
     model: str = ""
     created_at: str = ""
-    message: ChatMessage = msgspec.field(default_factory=ChatMessage)
+    remote_model: str = ""
+    remote_host: str = ""
     done: bool = False
     done_reason: str = ""
+    logprobs: list[Logprob] = []
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
@@ -79,16 +100,37 @@ class ChatChunk(msgspec.Struct, gc=False):
     error: Any = None
     """The server's complaint in place of a chunk; callers never see it, it is raised as `StreamFailed`."""
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of generation; 0 where the server did not measure it."""
+        return self.eval_count / self.eval_duration * 1e9 if self.eval_duration else 0.0
+
+
+class ChatChunk(_Metrics, gc=False):
+    """One line of a streamed answer. The last one has `done` set and carries the metrics."""
+
+    message: ChatMessage = msgspec.field(default_factory=ChatMessage)
+
 
 class ChatResponse(ChatChunk):
     """A whole answer with its metrics. `parsed` holds the object that `format=` asked for."""
 
     parsed: Any = msgspec.field(default=None, name="-parsed")
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Speed of generation; 0 where the server did not measure it."""
-        return self.eval_count / self.eval_duration * 1e9 if self.eval_duration else 0.0
+
+class GenerateChunk(_Metrics, gc=False):
+    """One line of a streamed completion."""
+
+    response: str = ""
+    thinking: str = ""
+    tool_calls: list[ToolCall] = []
+    context: list[int] = []
+
+
+class GenerateResponse(GenerateChunk):
+    """A whole completion with its metrics. `parsed` holds the object that `format=` asked for."""
+
+    parsed: Any = msgspec.field(default=None, name="-parsed")
 
 
 class EmbedResponse(msgspec.Struct):
@@ -113,7 +155,7 @@ class EmbedBody(EmbedResponse):
 
 
 class PullProgress(msgspec.Struct):
-    """One status line of a pull; `completed` of `total` bytes where a layer is being fetched."""
+    """One status line of a pull, push or create; `completed` of `total` bytes where a layer is moved."""
 
     status: str = ""
     digest: str = ""
@@ -144,6 +186,29 @@ class ModelInfo(msgspec.Struct):
     digest: str = ""
     details: ModelDetails = msgspec.field(default_factory=ModelDetails)
     capabilities: list[str] = []
+
+
+class RunningModel(msgspec.Struct):
+    """A loaded model; sizes in bytes, `expires_at` is when it is unloaded."""
+
+    name: str = ""
+    size: int = 0
+    size_vram: int = 0
+    digest: str = ""
+    details: ModelDetails = msgspec.field(default_factory=ModelDetails)
+    expires_at: str = ""
+    context_length: int = 0
+
+    @property
+    def gpu_share(self) -> float:
+        """How much of it is in the GPU's memory, 0 to 1."""
+        return self.size_vram / self.size if self.size else 0.0
+
+
+class PsResponse(msgspec.Struct):
+    """The loaded models."""
+
+    models: list[RunningModel] = []
 
 
 class TagsResponse(msgspec.Struct):
