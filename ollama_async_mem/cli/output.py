@@ -25,7 +25,8 @@ from ollama_async_mem.records import Turn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ollama_async_mem.ollama.schema import ModelInfo, PullProgress
+    from ollama_async_mem.ollama.models import PullState
+    from ollama_async_mem.ollama.schema import ModelInfo
     from ollama_async_mem.records import Hit, MemoryRecord
 
 __all__ = ["count_bar", "note", "pull_bar", "say", "show_hits", "show_json", "show_memories", "show_models"]
@@ -82,13 +83,13 @@ def show_models(models: Iterable[ModelInfo]) -> None:
 
 
 @contextmanager
-def pull_bar(model: str, *, quiet: bool = False) -> Iterator[Callable[[PullProgress], None]]:
+def pull_bar(model: str, *, quiet: bool = False) -> Iterator[Callable[[PullState], None]]:
     """Show a download on standard error; yields what is called with each status line."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with _bar(*columns, quiet=quiet) as progress:
         task = progress.add_task(f"pulling {model}", total=None)
 
-        def update(line: PullProgress) -> None:
+        def update(line: PullState) -> None:
             if line.total:
                 progress.update(task, total=line.total, completed=line.completed)
             progress.update(task, description=f"{model}: {line.status}", refresh=True)
