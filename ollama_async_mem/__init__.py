@@ -16,29 +16,24 @@ if TYPE_CHECKING:
     from ollama_async_mem.memory.service import MemoryService
     from ollama_async_mem.ollama._http import Timeouts
     from ollama_async_mem.ollama._retry import RetryPolicy
-    from ollama_async_mem.ollama._streams import ChatStream
+    from ollama_async_mem.ollama._streams import ChatStream, GenerateStream
     from ollama_async_mem.ollama.client import OllamaClient
+    from ollama_async_mem.ollama.models import PullState
     from ollama_async_mem.ollama.schema import (
         ChatChunk,
         ChatMessage,
         ChatResponse,
         EmbedResponse,
+        GenerateChunk,
+        GenerateResponse,
         ModelInfo,
         PullProgress,
+        RunningModel,
         ShowResponse,
         ToolCall,
     )
-    from ollama_async_mem.records import (
-        AddResult,
-        Counts,
-        Fact,
-        Hit,
-        Message,
-        Page,
-        Scope,
-        SearchResult,
-        Turn,
-    )
+    from ollama_async_mem.ollama.tools import run_tools, tool_schema
+    from ollama_async_mem.records import AddResult, Counts, Fact, Hit, Message, Page, Scope, SearchResult, Turn
     from ollama_async_mem.stores import open_store
 
 __version__ = "0.1.0"
@@ -52,6 +47,9 @@ _HOMES = {
     "Counts": "records",
     "EmbedResponse": "ollama.schema",
     "Fact": "records",
+    "GenerateChunk": "ollama.schema",
+    "GenerateResponse": "ollama.schema",
+    "GenerateStream": "ollama._streams",
     "Hit": "records",
     "Memory": "app",
     "MemoryChat": "memory.chat",
@@ -63,7 +61,9 @@ _HOMES = {
     "OllamaLLM": "llm",
     "Page": "records",
     "PullProgress": "ollama.schema",
+    "PullState": "ollama.models",
     "RetryPolicy": "ollama._retry",
+    "RunningModel": "ollama.schema",
     "Scope": "records",
     "SearchResult": "records",
     "ShowResponse": "ollama.schema",
@@ -71,6 +71,8 @@ _HOMES = {
     "ToolCall": "ollama.schema",
     "Turn": "records",
     "open_store": "stores",
+    "run_tools": "ollama.tools",
+    "tool_schema": "ollama.tools",
 }
 
 __all__ = [
@@ -82,6 +84,9 @@ __all__ = [
     "Counts",
     "EmbedResponse",
     "Fact",
+    "GenerateChunk",
+    "GenerateResponse",
+    "GenerateStream",
     "Hit",
     "Memory",
     "MemoryChat",
@@ -93,7 +98,9 @@ __all__ = [
     "OllamaLLM",
     "Page",
     "PullProgress",
+    "PullState",
     "RetryPolicy",
+    "RunningModel",
     "Scope",
     "SearchResult",
     "ShowResponse",
@@ -101,6 +108,8 @@ __all__ = [
     "ToolCall",
     "Turn",
     "open_store",
+    "run_tools",
+    "tool_schema",
 ]
 
 

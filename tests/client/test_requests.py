@@ -1,0 +1,101 @@
+"""What `chat` and `generate` send."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ollama_async_mem import OllamaClient
+from ollama_async_mem.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fakes import ScriptedOllama
+
+PNG = b"\x89PNG not really"
+HI = [{"role": "user", "content": "hi"}]
+
+
+async def test_every_field_is_sent_as_the_server_takes_it(server: ScriptedOllama) -> None:
+    """What is given reaches the wire under its name, what is not given is left to the server."""
+
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    async with OllamaClient(server.url) as client:
+        await client.generate("m", "p", suffix="s", system="y", template="t", raw=True, keep_alive=-1)
+        async with client.stream_chat("m", HI, tools=[add], logprobs=True, top_logprobs=3, shift=True) as stream:
+            assert [c async for c in stream]
+    generate, chat = (request.json for request in server.requests)
+    assert generate == {
+        "model": "m", "prompt": "p", "suffix": "s", "system": "y", "template": "t", "raw": True,
+        "keep_alive": -1, "stream": False,
+    }  # fmt: skip
+    assert set(chat) == {"model", "messages", "stream", "tools", "logprobs", "top_logprobs", "shift"}
+    assert chat["tools"][0]["function"]["name"] == "add"
+
+
+async def test_images_come_from_paths_bytes_and_base64(server: ScriptedOllama, tmp_path: Path) -> None:
+    """All become base64, in messages and in prompts; the caller's message is left as it was."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(PNG)
+    encoded = base64.b64encode(PNG).decode()
+    message = {"role": "user", "content": "what is it?", "images": [path, str(path), PNG, encoded]}
+    async with OllamaClient(server.url) as client:
+        await client.chat("m", [message])
+        await client.generate("m", "p", images=[path])
+    assert server.requests[0].json["messages"][0]["images"] == [encoded] * 4
+    assert server.requests[1].json["images"] == [encoded]
+    assert message["images"][0] == path
+
+
+async def test_a_completion_streams(server: ScriptedOllama) -> None:
+    """Chunks join to the response, as for a chat."""
+    async with OllamaClient(server.url) as client, client.stream_generate("m", "one two") as stream:
+        pieces = [piece async for piece in stream.text()]
+    assert "".join(pieces) == stream.response.response == "You said: one two"
+    assert stream.response.eval_count > 0
+
+
+async def test_models_are_copied_deleted_and_listed_as_loaded(server: ScriptedOllama) -> None:
+    """The small endpoints that answer with nothing."""
+    async with OllamaClient(server.url) as client:
+        await client.copy("llama3.2", "mine")
+        assert "mine:latest" in [m.name for m in await client.tags()]
+        await client.delete("mine")
+        assert "mine:latest" not in [m.name for m in await client.tags()]
+        assert await client.ps() == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"temperature": 0}, "unknown argument 'temperature'.*options="),
+        ({"top_logprobs": 21}, "from 0 to 20"),
+        ({"options": 3}, "options is a mapping"),
+        ({"format": 3}, "format="),
+        ({"tools": [3]}, "a tool is a function"),
+    ],
+)
+async def test_wrong_fields_fail_before_any_request(server: ScriptedOllama, fields: Any, says: str) -> None:
+    """A wrong field is named and costs no request, streamed or not."""
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ConfigError, match=says):
+            await client.chat("m", HI, **fields)
+        with pytest.raises(ConfigError, match=says):
+            async with client.stream_chat("m", HI, **fields):
+                pass
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("image", ["nowhere.png", "x" * 5000 + "!", "a\0b"])
+async def test_an_image_that_does_not_exist_is_refused(server: ScriptedOllama, image: str) -> None:
+    """What is neither a file nor base64 is named."""
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ConfigError, match="neither a file that exists nor base64"):
+            await client.generate("m", "p", images=[image])
+    assert server.requests == []
