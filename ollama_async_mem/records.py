@@ -200,12 +200,16 @@ class EmbeddingSpace(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Turns whose facts are still to be extracted; `attempts` counts this one."""
+    """Turns whose facts are still to be extracted, as a store hands them out; `attempts` counts this one.
+
+    `claim` is the fencing token: whoever was overtaken by a later claim can no longer end the job.
+    """
 
     id: str
     scope: Scope
     turn_ids: tuple[str, ...]
     attempts: int
+    claim: int = 0
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):

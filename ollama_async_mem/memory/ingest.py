@@ -111,16 +111,14 @@ class Ingest:
     async def _attempt(self, job: Job) -> None:
         try:
             await self._extract(job)
-        except StoreError:
-            raise
-        except OllamaError as exc:
+        except (OllamaError, StoreError) as exc:
             await self._put_off(job, exc)
         except Exception as exc:  # noqa: BLE001 - it becomes the job's record
             kind = "" if isinstance(exc, ModelOutputError) else f"{type(exc).__name__}: "
             _log.warning("extraction of job %s is given up, its turns stay: %s%s", job.id, kind, exc)
             await self._store.release_job(job, error=f"{kind}{exc}", retry_at=None)
 
-    async def _put_off(self, job: Job, exc: OllamaError) -> None:
+    async def _put_off(self, job: Job, exc: OllamaError | StoreError) -> None:
         """Try later; what the server refuses again and again is given up, but for a model that may yet be pulled."""
         is_refusal = isinstance(exc, StatusError) and not (exc.retryable or isinstance(exc, ModelNotFound))
         if is_refusal and job.attempts >= _REFUSALS:

@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["add_turns_and_job", "claim", "finish", "give_back", "pending", "release", "status", "unfinished"]
 
 
-class Claim(Job, frozen=True, kw_only=True):
-    """A claimed job with the number of the claim. `attempts` may come again, for a claim can be taken back."""
-
-    number: int
-
-
 def add_turns_and_job(
     conn: sqlite3.Connection, memories: Sequence[Turn], vectors: Sequence[Vector], *, model: str, where: str
 ) -> str | None:
@@ -63,7 +57,7 @@ def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta) -> Job | No
         return None
     seq, job_id, scope, number, returned = rows[0]
     turn_ids = tuple(row[0] for row in conn.execute(_JOB_TURNS, (seq,)).fetchall())
-    return Claim(id=job_id, scope=read_scope(conn, scope), turn_ids=turn_ids, attempts=number - returned, number=number)
+    return Job(id=job_id, scope=read_scope(conn, scope), turn_ids=turn_ids, attempts=number - returned, claim=number)
 
 
 _CLAIM = """
@@ -175,7 +169,7 @@ def _holds(conn: sqlite3.Connection, job: Job) -> bool:
     row = conn.execute("SELECT claims, lease_until FROM jobs WHERE id = ?", (clean(job.id),)).fetchone()
     if row is None:
         raise StoreError(f"no job has the id {job.id!r}")
-    return isinstance(job, Claim) and row[0] == job.number and row[1] > 0
+    return bool(row[0] == job.claim and row[1] > 0)
 
 
 def _turn_seqs(conn: sqlite3.Connection, fact: Fact) -> list[int]:
