@@ -13,9 +13,12 @@ def main() -> int:
     if not all(find_spec(name) for name in ("cyclopts", "rich", "prompt_toolkit")):
         sys.stderr.write(f"error: {MissingExtra('cli', 'the command line')}\n")
         return 2
-    from ollama_async_mem.cli.main import run  # noqa: PLC0415 - needs the extra
+    try:
+        from ollama_async_mem.cli.main import run  # noqa: PLC0415 - needs the extra
 
-    return run()
+        return run()
+    except KeyboardInterrupt:  # while the modules are still being loaded
+        return 130
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Memory(MemoryService):
             nomic-embed-text. A store holds the vectors of one model only.
         host: the Ollama server, in the grammar of OLLAMA_HOST, which is the default.
         client: an `OllamaClient` to use in place of one of its own; it stays open afterwards.
+        extract_here: whether this process works off the extraction queue, or leaves it to others on the store.
 
     Constructing does no I/O.
     """
@@ -46,14 +47,15 @@ class Memory(MemoryService):
         embedder: str | Embedder | None = None,
         host: str | None = None,
         client: OllamaClient | None = None,
+        extract_here: bool = True,
     ) -> None:
         settings = load_settings(store=_name(store), llm=_name(llm), embedder=_name(embedder), host=host)
-        self.settings = settings
         self.client = client or OllamaClient(settings.host)
         super().__init__(
             store=_given_or(store, lambda: open_store(settings.store)),
             embedder=_given_or(embedder, lambda: OllamaEmbedder(self.client, settings.embedder)),
             llm=_given_or(llm, lambda: OllamaLLM(self.client, settings.llm)),
+            extract_here=extract_here,
             resources=() if client else (self.client,),
         )
 

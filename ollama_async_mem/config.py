@@ -40,25 +40,21 @@ def load_settings(environment: Mapping[str, str] | None = None, **arguments: str
     """Merge the defaults, the environment and the arguments that are not None; later ones win.
 
     Raises:
-        ConfigError: a setting is unknown or blank; says where it was set.
+        ConfigError: an argument is unknown or blank.
     """
     environment = os.environ if environment is None else environment
     values: dict[str, Any] = {"store": default_store(environment)}
     for name, variable in _ENVIRONMENT.items():
-        if variable in environment and (environment[variable].strip() or name != "host"):
-            values[name] = _checked(environment[variable], f"the environment variable {variable}")
+        if environment.get(variable, "").strip():  # blank is how shells unset for one command
+            values[name] = environment[variable].strip()
     for name, value in arguments.items():
         if name not in Settings.__struct_fields__:
             raise ConfigError(f"unknown setting {name!r}; known are {', '.join(Settings.__struct_fields__)}")
         if value is not None:
-            values[name] = _checked(value, f"the argument {name!r}")
+            if not value.strip():
+                raise ConfigError(f"the argument {name!r} is blank: leave it out for the default, or give a value")
+            values[name] = value.strip()
     return Settings(**values)
-
-
-def _checked(value: str, origin: str) -> str:
-    if not value.strip():
-        raise ConfigError(f"{origin} is blank: leave it unset for the default, or give a value")
-    return value.strip()
 
 
 def default_store(environment: Mapping[str, str] | None = None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import anyio
 import numpy as np
 
-from ollama_async_mem.errors import ConfigError, OllamaAsyncMemError, OllamaError, StatusError
+from ollama_async_mem.errors import ConfigError, OllamaError, StatusError
 from ollama_async_mem.ollama.names import canonical, display
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class _Waiting:
         self.texts = texts
         self.done = anyio.Event()
         self.vectors: list[Vector] = []
-        self.error: OllamaAsyncMemError | None = None
+        self.error: Exception | None = None
 
-    def answer(self, vectors: list[Vector], error: OllamaAsyncMemError | None = None) -> None:
+    def answer(self, vectors: list[Vector], error: Exception | None = None) -> None:
         self.vectors, self.error = vectors, error
         self.done.set()
 
@@ -163,15 +163,15 @@ class OllamaEmbedder:
             return
         try:
             vectors = dict(zip(texts, await self._request(texts), strict=True))
-        except OllamaAsyncMemError as exc:
+        except Exception as exc:  # noqa: BLE001 - it is raised where the texts came from
             await self._fail(group, exc)
             return
         for part in group:
             part.answer([vectors[text] for text in part.texts])
 
-    async def _fail(self, group: list[_Waiting], exc: OllamaAsyncMemError) -> None:
+    async def _fail(self, group: list[_Waiting], exc: Exception) -> None:
         """One caller's bad text must not fail its neighbours: they are asked for apart."""
-        if len(group) > 1 and isinstance(exc, StatusError) and not exc.retryable:
+        if len(group) > 1 and (isinstance(exc, StatusError) or not isinstance(exc, OllamaError)):
             for part in group:
                 await self._serve([part])
             return

@@ -23,9 +23,14 @@ class OllamaLLM:
     """
 
     def __init__(self, client: OllamaClient, model: str, *, options: Mapping[str, Any] | None = None) -> None:
-        self.model = model
+        self._model = model
         self._client = client
         self._options = {"num_predict": MAX_TOKENS, **(options or {})}
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._model
 
     async def generate(self, messages: Sequence[Mapping[str, Any]], *, schema: type[Any] | None = None) -> Any:
         """Answer with text, or with an instance of `schema`.
@@ -35,11 +40,11 @@ class OllamaLLM:
             OllamaError: the server could not be reached, or refused.
         """
         options = {**self._options, "temperature": 0} if schema else self._options
-        reply = await self._client.chat(self.model, list(messages), format=schema, options=options)
+        reply = await self._client.chat(self._model, list(messages), format=schema, options=options)
         return reply.parsed if schema else reply.message.content
 
     @asynccontextmanager
     async def stream(self, messages: Sequence[Mapping[str, Any]]) -> AsyncIterator[AsyncIterator[str]]:
         """Answer as pieces of text; leaving the context stops the model."""
-        async with self._client.stream_chat(self.model, list(messages), options=self._options) as stream:
+        async with self._client.stream_chat(self._model, list(messages), options=self._options) as stream:
             yield stream.text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime, timedelta
@@ -12,7 +13,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .records import Candidate, Counts, EmbeddingSpace, Fact, Job, Kind, MemoryRecord, Page, Scope, Turn
+    from .records import (
+        Candidate,
+        Counts,
+        EmbeddingSpace,
+        Fact,
+        Job,
+        JobStatus,
+        Kind,
+        MemoryRecord,
+        Page,
+        Scope,
+        Turn,
+    )
 
     Vector = NDArray[np.float32]
 
@@ -42,6 +55,11 @@ class Embedder(Protocol):
 
 class ChatModel(Protocol):
     """A chat model, whole answers and streamed ones."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model, for people."""
+        ...
 
     async def generate(self, messages: Sequence[Mapping[str, Any]], *, schema: type[Any] | None = None) -> Any:
         """Answer with text, or with an instance of `schema` (a msgspec Struct).
@@ -91,13 +109,13 @@ class MemoryStore(Protocol):
         ...
 
     async def dense_candidates(
-        self, scope: Scope, vector: Vector, *, kinds: Sequence[Kind], limit: int
+        self, scope: Scope, vector: Vector, *, model: str, kinds: Sequence[Kind], limit: int
     ) -> list[Candidate]:
-        """Return the memories whose vectors are nearest, scored by cosine.
+        """Return the memories whose vectors are nearest, scored by cosine. `model` made the vector.
 
         Raises:
             ConfigError: a kind is unknown or the limit is below 1.
-            EmbeddingMismatch: the vector's dimension is not the store's.
+            EmbeddingMismatch: the store holds vectors of another model or dimension.
         """
         ...
 
@@ -142,8 +160,9 @@ class MemoryStore(Protocol):
     async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
         """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished.
 
-        `attempts` counts the claims of a job and is the fencing token of this one: `finish_job` and `release_job` do
-        nothing once the job was finished, given up or claimed again. The end of a lease alone does not end the claim.
+        `attempts` counts the claims of a job, but those that `return_job` took back. The claim ends when the job is
+        finished, released, returned or claimed again, and from then on `finish_job`, `release_job` and `return_job`
+        do nothing with what was returned here. The end of the lease alone does not end the claim.
         """
         ...
 
@@ -168,6 +187,32 @@ class MemoryStore(Protocol):
         """
         ...
 
+    async def return_job(self, job: Job) -> None:
+        """Give a claimed job back untouched: due at once, and this attempt is not counted.
+
+        Without the claim it changes nothing.
+
+        Raises:
+            StoreError: there is no such job.
+        """
+        ...
+
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""
+        ...
+
+    async def unfinished_jobs(self, *, limit: int = 100) -> builtins.list[JobStatus]:
+        """Return the jobs that wait, are claimed or were given up, oldest first.
+
+        Raises:
+            ConfigError: the limit is below 1.
+        """
+        ...
+
+    async def job_status(self, job_id: str) -> JobStatus | None:
+        """Return how one job stands, None when it is finished.
+
+        Raises:
+            StoreError: there is no such job.
+        """
         ...

@@ -21,6 +21,7 @@ __all__ = [
     "Fact",
     "Hit",
     "Job",
+    "JobStatus",
     "Kind",
     "MemoryRecord",
     "Message",
@@ -165,10 +166,16 @@ class SearchResult(msgspec.Struct, frozen=True):
 
 
 class AddResult(msgspec.Struct, frozen=True):
-    """What `add` stored. The turns are durable and searchable; `job_id` names the extraction behind them."""
+    """What `add` stored. The turns are durable and searchable.
+
+    `extraction` is "none" where none was asked for, "queued" under `job_id`, and after `infer="now"` also "done",
+    "waiting" for a model that is away, or "failed", with the reason in `error`.
+    """
 
     turns: tuple[Turn, ...]
     job_id: str | None = None
+    extraction: Literal["none", "queued", "done", "waiting", "failed"] = "none"
+    error: str | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -193,9 +200,28 @@ class EmbeddingSpace(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """Turns whose facts are still to be extracted; `attempts` counts this one."""
+    """Turns whose facts are still to be extracted, as a store hands them out; `attempts` counts this one.
+
+    `claim` is the fencing token: whoever was overtaken by a later claim can no longer end the job.
+    """
 
     id: str
     scope: Scope
     turn_ids: tuple[str, ...]
     attempts: int
+    claim: int = 0
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How an extraction that is not finished stands: `queued`, or `dead` once it was given up.
+
+    `due_at` is when it may be claimed: after a failure the time to try again, of a claimed one the end of the lease.
+    It is None where the job need not wait, or is dead. `error` is the last failure.
+    """
+
+    id: str
+    scope: Scope
+    state: Literal["queued", "dead"]
+    attempts: int
+    due_at: datetime | None = None
+    error: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -26,8 +27,9 @@ def blockbuster() -> Iterator[BlockBuster]:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the developer's own settings and data out of the tests."""
-    for name in ("OLLAMA_HOST", "OLLAMA_API_KEY", "OLLAMA_ASYNC_MEM_LLM", "OLLAMA_ASYNC_MEM_EMBEDDER"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name.startswith("OLLAMA_") and name != "OLLAMA_ASYNC_MEM_MODELS":  # where a big download may lie already
+            monkeypatch.delenv(name)
     monkeypatch.setenv("OLLAMA_ASYNC_MEM_STORE", str(tmp_path_factory.mktemp("data") / "memory.db"))
 
 

@@ -162,7 +162,7 @@ def test_the_demo_runs_again_within_ten_seconds(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         took_s = time.monotonic() - began
     assert took_s < 10
-    with sqlite3.connect(tmp_path / "ollama-async-mem" / "demo.db") as db:
+    with sqlite3.connect(tmp_path / "ollama-async-mem" / "demo-wordllama.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
 
@@ -200,7 +200,7 @@ def test_ctrl_c_leaves_an_intact_database_and_no_process(tmp_path: Path, after: 
         seen += process.stdout.read()
         assert process.wait(10) == 130, seen
     assert "Traceback" not in seen
-    store = tmp_path / "ollama-async-mem" / "demo.db"
+    store = tmp_path / "ollama-async-mem" / "demo-wordllama.db"
     if store.exists():
         db = sqlite3.connect(store)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import math
+import os
 import signal
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -36,8 +41,9 @@ chatting = App()
 @chatting.command
 async def chat(*, who: Who = _NOBODY, setup: Setup = _DEFAULT) -> None:
     """Talk with the chat model; it remembers, also in the next session."""
-    async with open_memory(setup, chat=True) as memory:
-        note(f"{memory.settings.llm} with the memories of {memory.store.location}\n{_HELP}")
+    async with open_memory(setup, extract=True) as memory:
+        logging.getLogger("ollama_async_mem").setLevel(logging.ERROR)  # warnings would fall into the conversation
+        note(f"{memory.llm_model} with the memories of {memory.store.location}\n{_HELP}")
         await _converse(memory, who)
 
 
@@ -50,17 +56,43 @@ async def _converse(memory: Memory, who: Who) -> None:
         if question == "/why":
             note(recalled or "nothing was recalled")
             continue
-        messages = [*messages[-_KEPT:], Message(content=question)]
-        answer, recalled = await _interruptible(memory, messages, who)
-        messages.append(Message(role="assistant", content=answer or "..."))
+        asked = [*messages[-_KEPT:], Message(content=question)]
+        answer, recalled = await _interruptible(memory, asked, who)
+        if answer.strip():  # a stopped or failed exchange is forgotten
+            messages = [*asked, Message(role="assistant", content=answer)]
 
 
 async def _questions() -> AsyncIterator[str]:
     """Lines that the user types, or those of a pipe, without the blank ones."""
-    lines = _typed() if sys.stdin.isatty() else anyio.wrap_file(sys.stdin)
-    async for line in lines:
+    async for line in _typed() if sys.stdin.isatty() else _piped():
         if line.strip():
             yield line.strip()
+
+
+async def _piped() -> AsyncIterator[str]:
+    """Lines of standard input, read by a thread that Ctrl-C need not wait for."""
+    loop = asyncio.get_running_loop()
+    send, receive = anyio.create_memory_object_stream[str](math.inf)
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is over
+            for line in _lines_of(sys.stdin.fileno()):
+                loop.call_soon_threadsafe(send.send_nowait, line)
+            loop.call_soon_threadsafe(send.close)
+
+    threading.Thread(target=read, name="standard input", daemon=True).start()
+    async with receive:
+        async for line in receive:
+            yield line
+
+
+def _lines_of(fileno: int) -> Iterator[str]:
+    """Read lines without Python's buffers, whose lock a daemon thread would hold at the end of the program."""
+    rest = b""
+    while data := os.read(fileno, 65536):
+        *lines, rest = (rest + data).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+    yield rest.decode(errors="replace")
 
 
 async def _typed() -> AsyncIterator[str]:

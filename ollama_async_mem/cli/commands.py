@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import anyio.to_thread
 from cyclopts import App, Parameter
 
 from ollama_async_mem.cli.files import parse_messages, read_text
@@ -30,7 +30,7 @@ models = App(name="models", help="The models of the server.")
 
 
 @memories.command
-async def add(
+def add(
     text: str | None = None,
     /,
     *,
@@ -54,16 +54,29 @@ async def add(
     """
     if text is not None and file is not None:
         raise ConfigError("give a text or --file, not both")
-    messages = await anyio.to_thread.run_sync(_messages, text, file, format, skip_bad, abandon_on_cancel=True)
-    async with open_memory(setup, chat=facts, quiet=json) as memory:
+    # Read before the event loop runs: Ctrl-C then ends a wait for standard input as it does everywhere.
+    messages = _messages(text, file, format, skip_bad)
+    asyncio.run(_add(messages, who, setup, facts=facts, json=json))
+
+
+async def _add(messages: list[Message], who: Who, setup: Setup, *, facts: bool, json: bool) -> None:
+    async with open_memory(setup, extract=facts, quiet=json) as memory:
         turn_ids = await _add_all(memory, messages, who, quiet=json)
-        pending = await memory.flush() if facts else await memory.store.pending_jobs()
+        pending = await memory.flush()
         if json:
             show_json({"turn_ids": turn_ids, "pending_jobs": pending})
             return
         say(f"stored {len(turn_ids)} turn{'s' * (len(turn_ids) != 1)} in {memory.store.location}")
-        if pending:
-            note(f"{pending} extraction job{'s' * (pending != 1)} waiting; 'ollama-async-mem flush' works them off")
+        await _say_pending(memory, pending, tried=facts)
+
+
+async def _say_pending(memory: Memory, pending: int, *, tried: bool) -> None:
+    if not pending:
+        return
+    note(f"{pending} extraction job{'s' * (pending != 1)} waiting; 'ollama-async-mem flush' works them off")
+    if tried:
+        for reason in {job.error for job in await memory.store.unfinished_jobs() if job.error}:
+            note(f"  {reason}", style="yellow")
 
 
 def _messages(text: str | None, file: str | None, format: Format, skip_bad: bool) -> list[Message]:  # noqa: FBT001
@@ -79,13 +92,17 @@ def _messages(text: str | None, file: str | None, format: Format, skip_bad: bool
 
 
 async def _add_all(memory: Memory, messages: list[Message], who: Who, *, quiet: bool) -> list[str]:
-    """Add in batches, so that a long file shows its progress."""
+    """Add in batches, so that a long file shows its progress; says how far it came when it is stopped."""
     turn_ids: list[str] = []
-    with count_bar("adding", len(messages), quiet=quiet or len(messages) <= _BATCH) as update:
-        for start in range(0, len(messages), _BATCH):
-            added = await memory.add(messages[start : start + _BATCH], **who.ids)
-            turn_ids += [turn.id for turn in added.turns]
-            update(len(turn_ids))
+    try:
+        with count_bar("adding", len(messages), quiet=quiet or len(messages) <= _BATCH) as update:
+            for start in range(0, len(messages), _BATCH):
+                added = await memory.add(messages[start : start + _BATCH], **who.ids)
+                turn_ids += [turn.id for turn in added.turns]
+                update(len(turn_ids))
+    finally:
+        if 0 < len(turn_ids) < len(messages):
+            note(f"stopped: the first {len(turn_ids)} of {len(messages)} messages are stored", style="yellow")
     return turn_ids
 
 
@@ -160,11 +177,13 @@ async def delete(memory_id: str, /, *, json: Json = False, setup: Setup = _DEFAU
 @memories.command
 async def flush(*, json: Json = False, setup: Setup = _DEFAULT) -> None:
     """Extract the facts of what was added, and wait until it is done."""
-    async with open_memory(setup, chat=True, quiet=json) as memory:
+    async with open_memory(setup, extract=True, quiet=json) as memory:
         if not json:
             note(f"{await memory.store.pending_jobs()} jobs ...")
         pending = await memory.flush()
         counts = await memory.count()
+        if not json:
+            await _say_pending(memory, pending, tried=True)
     if json:
         show_json({"pending_jobs": pending, "turns": counts.turns, "facts": counts.facts})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.resources import files
@@ -10,7 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio.to_thread
+import anyio
 import msgspec
 from cyclopts import App, Parameter
 
@@ -18,9 +19,17 @@ from ollama_async_mem.app import Memory
 from ollama_async_mem.cli.chat import stream_answer
 from ollama_async_mem.cli.options import Setup, Who
 from ollama_async_mem.cli.output import note, say, show_hits
-from ollama_async_mem.cli.session import ENGINE_EMBEDDER, ENGINE_LLM, engine_client, ensure, has_engine, obstacle
+from ollama_async_mem.cli.session import (
+    ENGINE_EMBEDDER,
+    ENGINE_LLM,
+    engine_client,
+    ensure,
+    has_engine,
+    is_engine,
+    obstacle,
+)
 from ollama_async_mem.config import DEFAULT_EMBEDDER, DEFAULT_LLM, default_store
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.errors import ConfigError, RecordNotFound
 from ollama_async_mem.llm import OllamaLLM
 from ollama_async_mem.ollama._retry import RetryPolicy
 from ollama_async_mem.ollama.client import OllamaClient
@@ -49,15 +58,23 @@ async def demo(
     Uses Ollama where it answers and has, or can pull, the default models; else the embedded engine.
 
     Args:
-        store: A new file for the demo's memories. Default: demo.db in your data folder, made anew each time.
+        store: A new file for the demo's memories. Default: a file of its own in your data folder, emptied each time.
         engine: Use the embedded engine also where Ollama answers.
         host: The Ollama server. Default: OLLAMA_HOST, else http://127.0.0.1:11434.
     """
-    path = await anyio.to_thread.run_sync(_new_store, store)
+    if store is not None and await anyio.Path(store).exists():
+        raise ConfigError(f"{store} exists already: name a new file for the demo")
     async with (
         _server(Setup(host=host, engine=engine)) as (client, llm, embedder),
-        Memory(path, llm=OllamaLLM(client, llm, options=_ANSWER), embedder=embedder, client=client) as memory,
+        Memory(
+            store or _own_store(embedder),
+            llm=OllamaLLM(client, llm, options=_ANSWER),
+            embedder=embedder,
+            client=client,
+            extract_here=False,
+        ) as memory,
     ):
+        await _forget(memory)
         await _add(memory)
         await _search(memory)
         say(f"\n? {_QUESTION}", style="bold")
@@ -65,17 +82,22 @@ async def demo(
         _what_next(memory, with_engine=llm == ENGINE_LLM)
 
 
-def _new_store(store: str | None) -> Path:
-    """Path of an empty store. The demo's own file is made anew, nobody else's is touched."""
-    if store is not None:
-        path = Path(store).expanduser()
-        if path.exists():
-            raise ConfigError(f"{path} exists already: name a new file for the demo")
-        return path
-    path = Path(default_store()).with_name("demo.db")
-    for old in (path, path.with_name("demo.db-wal"), path.with_name("demo.db-shm")):
-        old.unlink(missing_ok=True)
-    return path
+def _own_store(embedder: str) -> Path:
+    """The demo's own file; one for each embedder, since a store holds the vectors of one."""
+    return Path(default_store()).with_name(f"demo-{embedder}.db")
+
+
+async def _forget(memory: Memory) -> None:
+    """Delete what an earlier run has stored."""
+    while items := (await memory.list(user_id=_USER.user)).items:
+        async with anyio.create_task_group() as tasks:
+            for item in items:
+                tasks.start_soon(_delete, memory, item.id)
+
+
+async def _delete(memory: Memory, memory_id: str) -> None:
+    with contextlib.suppress(RecordNotFound):  # another demo was faster
+        await memory.delete(memory_id)
 
 
 @asynccontextmanager
@@ -85,10 +107,10 @@ async def _server(setup: Setup) -> AsyncIterator[tuple[OllamaClient, str, str]]:
         reason = "the engine was asked for"
         if not setup.engine:
             client = await stack.enter_async_context(OllamaClient(setup.host, retry=RetryPolicy(attempts=1)))
-            reason = await obstacle(client, DEFAULT_EMBEDDER, DEFAULT_LLM)
+            reason, llm, embedder = await _choice(client)
             if not reason:
                 note(f"using Ollama at {client.url}")
-                yield client, DEFAULT_LLM, DEFAULT_EMBEDDER
+                yield client, llm, embedder
                 return
         if not has_engine():
             raise ConfigError(
@@ -99,6 +121,14 @@ async def _server(setup: Setup) -> AsyncIterator[tuple[OllamaClient, str, str]]:
         client = await stack.enter_async_context(engine_client())
         await ensure(client, ENGINE_LLM)
         yield client, ENGINE_LLM, ENGINE_EMBEDDER
+
+
+async def _choice(client: OllamaClient) -> tuple[str, str, str]:
+    """What stands in the way of using a server, "" where nothing does, and the models to use with it."""
+    llm, embedder = DEFAULT_LLM, DEFAULT_EMBEDDER
+    if await client.is_alive() and await is_engine(client):
+        llm, embedder = ENGINE_LLM, ENGINE_EMBEDDER
+    return await obstacle(client, embedder, llm), llm, embedder
 
 
 async def _add(memory: Memory) -> None:
@@ -140,4 +170,4 @@ def _what_next(memory: Memory, *, with_engine: bool) -> None:
     say("What to type next:", style="dim")
     say(f'  ollama-async-mem search "where does Nora work?" {where}')
     say(f"  ollama-async-mem chat {where}")
-    say(f'  ollama-async-mem add "I like my tea without sugar" --user you{engine}')
+    say(f'  ollama-async-mem add "I like my tea without sugar" --user you --store my.db{engine}')

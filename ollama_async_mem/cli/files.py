@@ -31,10 +31,10 @@ def read_text(path: str) -> str:
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
         return data.decode("utf-8-sig")
-    except OSError as exc:
-        raise ConfigError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {exc.start}): convert it first") from exc
+    except (OSError, RuntimeError, ValueError) as exc:  # RuntimeError is an unknown ~user, ValueError a NUL
+        if isinstance(exc, UnicodeDecodeError):
+            raise ConfigError(f"{path} is not UTF-8 text (byte {exc.start}): convert it first") from exc
+        raise ConfigError(f"cannot read {path}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def parse_messages(

@@ -41,8 +41,10 @@ def run(arguments: list[str] | None = None) -> int:
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
         build()(tokens, exit_on_error=False, result_action="return_value")
-    except CycloptsError:
-        return USAGE  # cyclopts has said what is wrong
+    except CycloptsError as exc:  # cyclopts has said what is wrong
+        if "--json" in tokens:
+            show_json({"error": {"type": type(exc).__name__, "message": str(exc)}})
+        return USAGE
     except OllamaAsyncMemError as exc:
         _report(exc, as_json="--json" in tokens)
         return USAGE if isinstance(exc, ConfigError | MissingExtra) else FAILED
@@ -50,6 +52,9 @@ def run(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not fail again
+        return FAILED
+    except OSError as exc:  # standard output is full, or gone
+        note(f"error: {exc}", style="red")
         return FAILED
     return 0
 

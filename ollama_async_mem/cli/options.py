@@ -20,8 +20,8 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSO
 class Setup:
     """Where the memories lie and which server and models work on them."""
 
-    store: Annotated[str | None, Parameter(env_var="OLLAMA_ASYNC_MEM_STORE")] = None
-    "Path or URL of the store. Default: one file in your data folder."
+    store: str | None = None
+    "Path or URL of the store. Default: OLLAMA_ASYNC_MEM_STORE, else one file in your data folder."
     host: Annotated[str | None, Parameter(env_var="OLLAMA_HOST")] = None
     "The Ollama server. Default: http://127.0.0.1:11434."
     llm: Annotated[str | None, Parameter(env_var="OLLAMA_ASYNC_MEM_LLM")] = None

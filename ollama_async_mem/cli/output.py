@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,20 @@ if TYPE_CHECKING:
     from ollama_async_mem.ollama.schema import ModelInfo
     from ollama_async_mem.records import Hit, MemoryRecord
 
-__all__ = ["count_bar", "note", "pull_bar", "say", "show_hits", "show_json", "show_memories", "show_models"]
+__all__ = [
+    "count_bar",
+    "note",
+    "printable",
+    "pull_bar",
+    "say",
+    "show_hits",
+    "show_json",
+    "show_memories",
+    "show_models",
+]
 
 _MEGA = 1_000_000
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def _out() -> Console:
@@ -42,14 +54,19 @@ def _err() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """Take out what would steer the terminal: stored text and models' answers are not to be trusted with that."""
+    return _CONTROLS.sub("\ufffd", text)
+
+
 def say(text: str = "", *, style: str = "", end: str = "\n") -> None:
     """Print a result."""
-    _out().print(Text(text, style=style), end=end)
+    _out().print(Text(printable(text), style=style), end=end)
 
 
 def note(text: str, *, style: str = "dim") -> None:
     """Say what is going on, apart from the results."""
-    _err().print(Text(text, style=style))
+    _err().print(Text(printable(text), style=style))
 
 
 def show_json(value: Any) -> None:
@@ -71,7 +88,9 @@ def show_memories(memories: Iterable[MemoryRecord], *, ids: bool = True) -> None
 
 def _line(memory: MemoryRecord) -> Text:
     who = f"{memory.who}: " if isinstance(memory, Turn) else "fact: "
-    return Text.assemble((f"{memory.at:%Y-%m-%d}  ", "cyan"), (who, "bold"), " ".join(memory.text.split()))
+    return Text.assemble(
+        (f"{memory.at:%Y-%m-%d}  ", "cyan"), (printable(who), "bold"), printable(" ".join(memory.text.split()))
+    )
 
 
 def show_models(models: Iterable[ModelInfo]) -> None:

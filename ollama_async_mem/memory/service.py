@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
-from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, OllamaError
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, OllamaError, StoreClosed
 from ollama_async_mem.memory.chat import MemoryChat
 from ollama_async_mem.memory.context import pack
 from ollama_async_mem.memory.ingest import Ingest
-from ollama_async_mem.memory.messages import as_messages, as_time, as_turn, require_scope
+from ollama_async_mem.memory.messages import as_messages, as_time, as_turn, require_limit, require_query, require_scope
 from ollama_async_mem.memory.rank import fuse
 from ollama_async_mem.records import AddResult, Counts, MemoryRecord, Page, Scope, SearchResult
 
@@ -32,14 +32,14 @@ __all__ = ["MemoryService"]
 
 _log = logging.getLogger(__name__)
 _ALL: tuple[Kind, ...] = ("turn", "fact")
-_MOST = 1_000
+_INFER = ("background", "now", False)
 
 
 class MemoryService:
     """A memory for any number of users. `async with` opens its store and starts the extraction behind it.
 
-    Without `llm` there is no extraction and no `chat`; adding and finding need none. `resources` are opened before
-    everything else and closed after it.
+    Without `llm` there is no extraction and no `chat`; adding and finding need none. With `extract_here` off, jobs are
+    queued for other processes. `resources` are opened before everything else and closed after it.
 
     Every method may raise `StoreError`; those that embed or generate may raise `OllamaError`.
     """
@@ -50,13 +50,15 @@ class MemoryService:
         store: MemoryStore,
         embedder: Embedder,
         llm: ChatModel | None = None,
+        extract_here: bool = True,
         resources: Sequence[AbstractAsyncContextManager[Any]] = (),
     ) -> None:
         self.store = store
         self._resources = resources
         self._embedder = embedder
         self._llm = llm
-        self._ingest = Ingest(store, embedder, llm) if llm else None
+        self._ingest = Ingest(store, embedder, llm) if llm and extract_here else None
+        self._is_open = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -69,6 +71,7 @@ class MemoryService:
                 stack.callback(tasks.cancel_scope.cancel)  # an unfinished job stays in the queue
                 tasks.start_soon(self._ingest.run)
             self._stack = stack.pop_all()
+        self._is_open = True
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -76,6 +79,7 @@ class MemoryService:
 
     async def aclose(self) -> None:
         """Stop the extraction and close the store. May be called more than once."""
+        self._is_open = False
         await self._stack.aclose()
 
     async def add(
@@ -98,7 +102,9 @@ class MemoryService:
         Raises:
             ConfigError: no id is given, or a message is blank; nothing was stored.
         """
-        scope = require_scope(user_id, agent_id, run_id)
+        scope = self._scope(user_id, agent_id, run_id)
+        if infer not in _INFER or not isinstance(metadata, dict | None):
+            raise ConfigError(f"infer is one of {_INFER} and metadata a dict, got {infer!r} and {metadata!r}")
         now = datetime.now(UTC)
         at = as_time(timestamp) or now
         turns = [as_turn(m, scope, now=now, at=at, metadata=metadata or {}) for m in as_messages(messages)]
@@ -122,12 +128,8 @@ class MemoryService:
         Raises:
             ConfigError: no id is given, the query is blank, or `limit` is out of range.
         """
-        scope = require_scope(user_id, agent_id, run_id)
-        if not query.strip():
-            raise ConfigError("the query is blank: say what to look for")
-        if not 1 <= limit <= _MOST:
-            raise ConfigError(f"limit is from 1 to {_MOST}, got {limit}")
-        return await self._find(query, scope, kinds=kinds, limit=limit)
+        scope = self._scope(user_id, agent_id, run_id)
+        return await self._find(require_query(query), scope, kinds=kinds, limit=require_limit(limit))
 
     async def context(
         self,
@@ -161,7 +163,7 @@ class MemoryService:
         Raises:
             ConfigError: no id is given, a message is blank, or this memory has no chat model.
         """
-        scope = require_scope(user_id, agent_id, run_id)
+        scope = self._scope(user_id, agent_id, run_id)
         if self._llm is None:
             raise ConfigError("this memory has no chat model: pass llm= when it is made")
         return MemoryChat(
@@ -193,7 +195,7 @@ class MemoryService:
         cursor: str | None = None,
     ) -> Page:
         """List memories, newest first; `cursor` of one page fetches the next."""
-        scope = require_scope(user_id, agent_id, run_id)
+        scope = self._scope(user_id, agent_id, run_id)
         return await self.store.list(scope, kinds=kinds, limit=limit, cursor=cursor)
 
     async def delete(self, memory_id: str) -> None:
@@ -213,10 +215,25 @@ class MemoryService:
     async def flush(self) -> int:
         """Wait for the extraction that is queued.
 
-        Returns how many jobs are still waiting: those whose model could not be reached and which are tried
-        again later, and those that other processes hold.
+        Returns how many jobs are still waiting: those whose model could not be reached and which are tried again
+        later, and those that other processes hold; `store.unfinished_jobs()` says why.
+
+        Raises:
+            StoreClosed: the memory was closed meanwhile.
         """
-        return await self._ingest.settled() if self._ingest else await self.store.pending_jobs()
+        if self._ingest and self._is_open:
+            await self._ingest.settled()
+        return await self.store.pending_jobs()
+
+    @property
+    def llm_model(self) -> str:
+        """Name of the chat model, "" where there is none."""
+        return self._llm.model if self._llm else ""
+
+    def _scope(self, user_id: str | None, agent_id: str | None, run_id: str | None) -> Scope:
+        if not self._is_open:
+            raise StoreClosed("a memory is used inside 'async with'")
+        return require_scope(user_id, agent_id, run_id)
 
     async def _check_embedding_space(self) -> None:
         space = await self.store.embedding_space()
@@ -227,13 +244,22 @@ class MemoryService:
 
     async def _store_turns(self, turns: Sequence[Turn], infer: Literal["background", "now", False]) -> AddResult:
         vectors = await self._embedder.embed_documents([f"{turn.who}: {turn.text}" for turn in turns])
-        extract = bool(infer) and self._ingest is not None
+        extract = infer is not False and self._llm is not None
         job_id = await self.store.add_turns(turns, vectors, model=self._embedder.model, extract=extract)
-        if self._ingest and extract:
+        if job_id is None:
+            return AddResult(tuple(turns))
+        if self._ingest:
             self._ingest.wake()
             if infer == "now":
                 await self._ingest.settled()
-        return AddResult(tuple(turns), job_id)
+                return await self._outcome(turns, job_id)
+        return AddResult(tuple(turns), job_id, "queued")
+
+    async def _outcome(self, turns: Sequence[Turn], job_id: str) -> AddResult:
+        status = await self.store.job_status(job_id)
+        if status is None:
+            return AddResult(tuple(turns), job_id, "done")
+        return AddResult(tuple(turns), job_id, "failed" if status.state == "dead" else "waiting", status.error)
 
     async def _find(self, query: str, scope: Scope, *, kinds: Sequence[Kind], limit: int) -> SearchResult:
         pool = max(50, 4 * limit)
@@ -241,7 +267,9 @@ class MemoryService:
 
         async def dense() -> None:
             if (vector := await self._embed_query(query)) is not None:
-                lists["dense"] = await self.store.dense_candidates(scope, vector, kinds=kinds, limit=pool)
+                lists["dense"] = await self.store.dense_candidates(
+                    scope, vector, model=self._embedder.model, kinds=kinds, limit=pool
+                )
 
         async def keyword() -> None:
             lists["keyword"] = await self.store.keyword_candidates(scope, query, kinds=kinds, limit=pool)

@@ -19,11 +19,12 @@ __all__ = ["open_store"]
 _ALLOWED = "sqlite:///relative/path, sqlite:////absolute/path, sqlite:// (in memory), or a path"
 
 
-def open_store(url: str | os.PathLike[str]) -> MemoryStore:
+def open_store(url: str | os.PathLike[str], *, create: bool = True) -> MemoryStore:
     """Return the store that a URL or a path names; `async with` opens it, nothing is touched before.
 
     `sqlite:///memories.db` is relative, `sqlite:////var/memories.db` absolute, `sqlite:///~/memories.db` in the
     home folder, `sqlite://` lives in memory until it is closed. Paths are taken as they are, without %-escapes.
+    Without `create`, opening a file that does not exist is a StoreError and makes none.
 
     Raises:
         ConfigError: the URL names no store that this version knows.
@@ -34,7 +35,7 @@ def open_store(url: str | os.PathLike[str]) -> MemoryStore:
 
     from .sqlite import SQLiteStore  # noqa: PLC0415 - keeps numpy and sqlite3 out of the import of the package
 
-    return SQLiteStore(path)
+    return SQLiteStore(path, create=create)
 
 
 def sqlite_path(url: str) -> str | None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from ollama_async_mem.errors import StoreBusy, StoreError
 
-__all__ = ["store_error"]
+__all__ = ["is_of_the_disk", "store_error"]
 
-# By primary result code: https://www.sqlite.org/rescode.html
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_FULL = (StoreError, "the disk is full; what is stored is intact: free some space and try again")
+
+# By primary result code, some by extended code: https://www.sqlite.org/rescode.html
 _ADVICE: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreBusy, "another process holds its lock for too long; try again, or close that process"),
     sqlite3.SQLITE_LOCKED: (StoreBusy, "another connection holds its lock for too long; try again"),
-    sqlite3.SQLITE_FULL: (StoreError, "the disk is full; free some space and try again"),
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,  # also reading needs some room, for an index of the log beside the file
     sqlite3.SQLITE_READONLY: (StoreError, "it cannot be written; check the rights of the file and of its folder"),
     sqlite3.SQLITE_PERM: (StoreError, "it may not be opened; check the rights of the file and of its folder"),
     sqlite3.SQLITE_CANTOPEN: (
@@ -27,8 +32,17 @@ _ADVICE: dict[int, tuple[type[StoreError], str]] = {
 
 def store_error(exc: sqlite3.Error | OSError, where: str) -> StoreError:
     """Translate; the caller raises it `from exc`. `where` names the store for people."""
-    if isinstance(exc, OSError):
+    if isinstance(exc, OSError) and exc.errno not in _NO_ROOM:
         return StoreError(f"the store {where} cannot be opened: {exc.strerror or exc}; name another place for it")
-    code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    kind, advice = _ADVICE.get(code, (StoreError, "SQLite refused the operation"))
+    code = sqlite3.SQLITE_FULL if isinstance(exc, OSError) else _code(exc)
+    kind, advice = _ADVICE.get(code) or _ADVICE.get(code & 0xFF) or (StoreError, "SQLite refused the operation")
     return kind(f"the store {where}: {advice} ({exc})")
+
+
+def is_of_the_disk(exc: sqlite3.Error | MemoryError) -> bool:
+    """Whether the disk is full, fails, or holds a damaged file: not the doing of what was written."""
+    return _code(exc) & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT}
+
+
+def _code(exc: Exception) -> int:
+    return getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR)

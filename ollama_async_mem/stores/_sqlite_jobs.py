@@ -1,7 +1,7 @@
 """The durable queue of turns whose facts are still to be extracted. Each function runs inside one transaction.
 
 A turn that is deleted leaves the jobs that wait for it, so a job may come out with fewer turns than went in.
-The number of claims is the fencing token of each: who was overtaken by another claim can no longer end the job.
+Each claim has a number, the fencing token: who was overtaken by another claim can no longer end the job.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import StoreError
-from ollama_async_mem.records import Job, new_id
+from ollama_async_mem.records import Job, JobStatus, new_id
 
-from ._sqlite_reads import micros, read_scope
+from ._sqlite_reads import from_micros, micros, read_scope
 from ._sqlite_writes import insert_memories, scope_id
 from ._text import clean
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
     from datetime import datetime, timedelta
+    from typing import Any
 
     from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import Fact, Turn
 
-__all__ = ["add_turns_and_job", "claim", "finish", "pending", "release"]
+__all__ = ["add_turns_and_job", "claim", "finish", "give_back", "pending", "release", "status", "unfinished"]
 
 
 def add_turns_and_job(
@@ -54,17 +55,17 @@ def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta) -> Job | No
     rows = conn.execute(_CLAIM, {"now": micros(now), "until": micros(now + lease)}).fetchall()
     if not rows:
         return None
-    seq, job_id, scope, attempts = rows[0]
-    turns = conn.execute(_JOB_TURNS, (seq,)).fetchall()
-    return Job(id=job_id, scope=read_scope(conn, scope), turn_ids=tuple(row[0] for row in turns), attempts=attempts)
+    seq, job_id, scope, number, returned = rows[0]
+    turn_ids = tuple(row[0] for row in conn.execute(_JOB_TURNS, (seq,)).fetchall())
+    return Job(id=job_id, scope=read_scope(conn, scope), turn_ids=turn_ids, attempts=number - returned, claim=number)
 
 
 _CLAIM = """
-UPDATE jobs SET attempts = attempts + 1, lease_until = :until
+UPDATE jobs SET claims = claims + 1, lease_until = :until
 WHERE seq = (
   SELECT seq FROM jobs WHERE state = 'queued' AND next_try_at <= :now AND lease_until <= :now ORDER BY seq LIMIT 1
 )
-RETURNING seq, id, scope_id, attempts
+RETURNING seq, id, scope_id, claims, returned
 """
 
 _JOB_TURNS = """
@@ -112,21 +113,63 @@ def release(conn: sqlite3.Connection, job: Job, error: str, retry_at: datetime |
     )
 
 
+def give_back(conn: sqlite3.Connection, job: Job) -> None:
+    """Undo a claim.
+
+    Raises:
+        StoreError: there is no such job.
+    """
+    if _holds(conn, job):
+        conn.execute(
+            "UPDATE jobs SET returned = returned + 1, next_try_at = 0, lease_until = 0 WHERE id = ?", (job.id,)
+        )
+
+
 def pending(conn: sqlite3.Connection) -> int:
     """Count the jobs that are neither done nor dead."""
     return int(conn.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0])
 
 
-def _holds(conn: sqlite3.Connection, job: Job) -> bool:
-    """Whether a claim stands: the job is neither done nor dead, and was not claimed again.
+def unfinished(conn: sqlite3.Connection, limit: int) -> list[JobStatus]:
+    """Read how the jobs stand that are not done, oldest first."""
+    rows = conn.execute(f"{_STATUS} WHERE state <> 'done' ORDER BY seq LIMIT ?", (limit,)).fetchall()
+    return [_status(conn, row) for row in rows]
+
+
+def status(conn: sqlite3.Connection, job_id: str) -> JobStatus | None:
+    """Read how one job stands, None when it is done.
 
     Raises:
         StoreError: there is no such job.
     """
-    row = conn.execute("SELECT state, attempts FROM jobs WHERE id = ?", (clean(job.id),)).fetchone()
+    row = conn.execute(f"{_STATUS} WHERE id = ?", (clean(job_id),)).fetchone()
+    if row is None:
+        raise StoreError(f"no job has the id {job_id!r}")
+    return None if row[2] == "done" else _status(conn, row)
+
+
+_STATUS = "SELECT id, scope_id, state, claims - returned, max(next_try_at, lease_until), last_error FROM jobs"
+
+
+def _status(conn: sqlite3.Connection, row: tuple[Any, ...]) -> JobStatus:
+    """A row of `_STATUS` as a record."""
+    job_id, scope, state, attempts, due, error = row
+    due_at = from_micros(due) if due and state == "queued" else None
+    return JobStatus(
+        id=job_id, scope=read_scope(conn, scope), state=state, attempts=attempts, due_at=due_at, error=error
+    )
+
+
+def _holds(conn: sqlite3.Connection, job: Job) -> bool:
+    """Whether a claim stands: the job was neither ended nor given back nor claimed again.
+
+    Raises:
+        StoreError: there is no such job.
+    """
+    row = conn.execute("SELECT claims, lease_until FROM jobs WHERE id = ?", (clean(job.id),)).fetchone()
     if row is None:
         raise StoreError(f"no job has the id {job.id!r}")
-    return bool(row == ("queued", job.attempts))
+    return bool(row[0] == job.claim and row[1] > 0)
 
 
 def _turn_seqs(conn: sqlite3.Connection, fact: Fact) -> list[int]:

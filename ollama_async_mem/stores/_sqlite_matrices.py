@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ollama_async_mem.errors import EmbeddingMismatch
 from ollama_async_mem.records import EmbeddingSpace
 
 from ._sqlite_reads import candidates, kind_params, read_space, resolve
-from ._sqlite_writes import describe
+from ._sqlite_writes import require_space
 from ._vectors import from_blobs, nearest, unit
 
 if TYPE_CHECKING:
@@ -39,14 +38,22 @@ ENTRY_BYTES = 1024  # what an empty mirror is taken to weigh
 
 
 def dense_candidates(
-    conn: sqlite3.Connection, cache: MatrixCache, scope: Scope, vector: Vector, *, kinds: Sequence[Kind], limit: int
+    conn: sqlite3.Connection,
+    cache: MatrixCache,
+    scope: Scope,
+    vector: Vector,
+    *,
+    model: str,
+    kinds: Sequence[Kind],
+    limit: int,
+    where: str,
 ) -> list[Candidate]:
     """Return the memories nearest to a vector of any length, scored by cosine.
 
     It must be the first to read in its snapshot.
 
     Raises:
-        EmbeddingMismatch: the vector's dimension is not the store's.
+        EmbeddingMismatch: the store holds vectors of another model or dimension.
         StoreError: the vector has no direction.
     """
     query = unit(vector)
@@ -56,9 +63,7 @@ def dense_candidates(
         space = read_space(conn)
         if space is None:
             return []
-        if space.dimension != query.size:
-            got = describe(EmbeddingSpace("a query", query.size))
-            raise EmbeddingMismatch(expected=describe(space), got=got, where="the store")
+        require_space(space, EmbeddingSpace(model, query.size), where)
         blocks = mirror.refresh(conn, stamp, space.dimension, cache.max_bytes)
         cache.trim()
     return candidates(conn, nearest(blocks, query, limit))

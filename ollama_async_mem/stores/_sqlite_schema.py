@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import SchemaTooNew, StoreError
@@ -21,18 +22,21 @@ __all__ = ["MIGRATIONS", "connect_reader", "connect_writer", "transaction"]
 
 APPLICATION_ID = 0x6F616D31  # "oam1" in the file's header: https://www.sqlite.org/fileformat.html#application_id
 
+_making = threading.Lock()  # whoever opened a file before its maker closed it would lose locks, see _require_writable
 
-def connect_writer(path: Path | None, *, busy_timeout_s: float) -> sqlite3.Connection:
-    """Open the file, creating it and its folder, and bring its schema up to date. None is a database in memory.
+
+def connect_writer(path: Path | None, *, busy_timeout_s: float, create: bool = True) -> sqlite3.Connection:
+    """Open the file and bring its schema up to date; `create` makes what is missing. None is a database in memory.
 
     Raises:
-        StoreError: it is read-only, or a database of another program.
+        StoreError: it is read-only, a database of another program, or not there and not to be created.
         SchemaTooNew: a newer version of this library wrote it.
         sqlite3.Error, OSError: what the caller translates.
     """
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _require_writable(path)
+        with _making:
+            _make_missing(path, create=create)
     with _connect(path, busy_timeout_s) as conn:
         _require_ours(conn, path)
         _use_wal(conn, busy_timeout_s)
@@ -90,6 +94,24 @@ def _connect(path: Path | None, busy_timeout_s: float) -> Iterator[sqlite3.Conne
     except BaseException:
         conn.close()
         raise
+
+
+def _make_missing(path: Path, *, create: bool) -> None:
+    """Create the file and its folders where they are missing, for this account only.
+
+    SQLite gives the files that it puts beside this one the same mode: https://www.sqlite.org/tempfiles.html.
+
+    Raises:
+        StoreError: it is not to be created.
+    """
+    if path.exists():
+        return
+    if not create:
+        raise StoreError(f"there is no store at {path}")
+    for folder in reversed(path.parents):
+        folder.mkdir(0o700, exist_ok=True)
+    with suppress(FileExistsError):  # another process was faster
+        os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _require_writable(path: Path) -> None:
@@ -233,4 +255,12 @@ CREATE VIRTUAL TABLE memory_index USING fts5 (
 INSERT INTO memory_index (memory_index, rank) VALUES ('rank', 'bm25(1.0, 0.0)')
 """
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial,)
+
+def m002_jobs_given_back(conn: sqlite3.Connection) -> None:
+    """Tell the number of claims from that of attempts, and find the jobs that are not done without the others."""
+    conn.execute("ALTER TABLE jobs RENAME COLUMN attempts TO claims")
+    conn.execute("ALTER TABLE jobs ADD COLUMN returned INTEGER NOT NULL DEFAULT 0")
+    conn.execute("CREATE INDEX jobs_unfinished ON jobs (seq) WHERE state <> 'done'")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_jobs_given_back)

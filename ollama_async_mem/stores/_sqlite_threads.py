@@ -18,9 +18,9 @@ from typing import Any, TypeAlias, TypeVar
 import anyio
 import msgspec
 
-from ollama_async_mem.errors import StoreClosed
+from ollama_async_mem.errors import StoreClosed, StoreError
 
-from ._sqlite_errors import store_error
+from ._sqlite_errors import is_of_the_disk, store_error
 
 __all__ = ["Connect", "SQLiteThreads", "Work", "commit_all"]
 
@@ -104,7 +104,8 @@ class SQLiteThreads:
         When the caller is cancelled meanwhile, the work happened as a whole or not at all.
 
         Raises:
-            StoreError: it failed and nothing of it is stored; other calls of the same transaction are.
+            StoreError: it failed and nothing of it is stored; other calls of the same transaction are, unless they
+                could not be committed because of the disk.
         """
         return await self._call(self._writes, work, reads=False)
 
@@ -117,6 +118,8 @@ class SQLiteThreads:
         return await self._call(self._reads, work, reads=True)
 
     async def _call(self, inbox: _Inbox, work: Work[T], *, reads: bool) -> T:
+        if asyncio.get_running_loop() is not self._loop:
+            raise StoreError(f"the store {self._where} is used on another event loop than the one that opened it")
         await self._slots.acquire()  # given back by _settle, for the item may outlive its caller
         if self._closed:
             self._slots.release()
@@ -200,13 +203,16 @@ def commit_all(conn: sqlite3.Connection, items: list[_Item]) -> None:
 
 
 def _commit(conn: sqlite3.Connection, group: list[_Item]) -> int | None:
-    """Run a group in one transaction. Returns the position of the item that failed; nothing is stored then."""
+    """Run a group in one transaction. Returns the position of the item that failed; nothing is stored then.
+
+    What no item is to blame for is the error of all, and is not tried again: a lock that is not to be had would only
+    be waited for longer, and on a full disk a group would be run as often as it has items.
+    """
     position = 0
     try:
         conn.execute("BEGIN IMMEDIATE")
     except _FAILURES as exc:
-        for item in group:  # the lock was not to be had, and trying one by one would only wait longer
-            item.error = exc
+        _fail(group, exc)
         return None
     for position, item in enumerate(group):
         item.run(conn)
@@ -217,9 +223,17 @@ def _commit(conn: sqlite3.Connection, group: list[_Item]) -> int | None:
         conn.execute("COMMIT")
     except _FAILURES as exc:
         _rollback(conn)
+        if is_of_the_disk(exc):
+            _fail(group, exc)
+            return None
         group[-1].error = exc
         return len(group) - 1
     return None
+
+
+def _fail(group: list[_Item], exc: Exception) -> None:
+    for item in group:
+        item.error = exc
 
 
 def _rollback(conn: sqlite3.Connection) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import MemoryRecord, Scope
 
-__all__ = ["delete", "insert_memories", "scope_id"]
+__all__ = ["delete", "insert_memories", "require_space", "scope_id"]
 
 
 def insert_memories(
@@ -70,13 +70,19 @@ def bind_space(conn: sqlite3.Connection, space: EmbeddingSpace, where: str) -> N
     bound = read_space(conn)
     if bound is None:
         conn.execute("INSERT INTO meta (key, value) VALUES ('embedding_space', ?)", (_json(space).decode(),))
-    elif bound != space:
-        raise EmbeddingMismatch(expected=describe(bound), got=describe(space), where=f"the store {where}")
+    else:
+        require_space(bound, space, where)
 
 
-def describe(space: EmbeddingSpace) -> str:
-    """An embedding space for people."""
-    return f"{space.model} with {space.dimension} dimensions"
+def require_space(bound: EmbeddingSpace, space: EmbeddingSpace, where: str) -> None:
+    """Check that vectors of a space can be compared with those of the store.
+
+    Raises:
+        EmbeddingMismatch: they are of another model or dimension.
+    """
+    if bound != space:
+        expected, got = (f"{s.model} with {s.dimension} dimensions" for s in (bound, space))
+        raise EmbeddingMismatch(expected=expected, got=got, where=f"the store {where}")
 
 
 def scope_id(conn: sqlite3.Connection, scope: Scope) -> int:

@@ -5,6 +5,7 @@ It turns the calls of the port into work for the store's threads. What a call do
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, get_args
@@ -20,12 +21,23 @@ from ._sqlite_schema import connect_reader, connect_writer
 from ._sqlite_threads import SQLiteThreads
 
 if TYPE_CHECKING:
-    import os
+    import builtins
     from collections.abc import Sequence
     from datetime import datetime, timedelta
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Candidate, Counts, EmbeddingSpace, Fact, Job, MemoryRecord, Page, Scope, Turn
+    from ollama_async_mem.records import (
+        Candidate,
+        Counts,
+        EmbeddingSpace,
+        Fact,
+        Job,
+        JobStatus,
+        MemoryRecord,
+        Page,
+        Scope,
+        Turn,
+    )
 
 __all__ = ["SQLiteStore"]
 
@@ -33,23 +45,26 @@ __all__ = ["SQLiteStore"]
 class SQLiteStore:
     """Memories in one SQLite file, or in memory where `path` is None. Implements `ports.MemoryStore`.
 
-    Several stores, also of several processes, may have one file open. Text is stored as it comes, but for lone halves
-    of surrogate pairs, which no encoding holds: they become U+FFFD. Vectors are stored with length one.
+    Several stores, also of several processes, may have one file open. Files and folders that it makes are for this
+    account only. Text is stored as it comes, but for lone halves of surrogate pairs, which no encoding holds: they
+    become U+FFFD. Vectors are stored with length one.
 
-    `readers` threads search at the same time; `busy_timeout_s` is how long another process is waited for before
-    `StoreBusy`; `cache_bytes` bounds the memory for vectors of scopes that are searched often, a scope that does not
-    fit is read from the file each time.
+    Without `create` the file must exist; `readers` threads search at the same time; `busy_timeout_s` is how long
+    another process is waited for before `StoreBusy`; `cache_bytes` bounds the memory for vectors of scopes that are
+    searched often, a scope that does not fit is read from the file each time.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
         *,
+        create: bool = True,
         readers: int = 3,
         busy_timeout_s: float = 5.0,
         cache_bytes: int = 512 << 20,
     ) -> None:
-        self._path = None if path is None else Path(path).expanduser()
+        self._path = None if path is None else expand(path)
+        self._create = create
         self._readers = readers
         self._busy_timeout_s = busy_timeout_s
         self._cache_bytes = cache_bytes
@@ -61,7 +76,7 @@ class SQLiteStore:
         return "sqlite:// (in memory)" if self._path is None else str(self._path)
 
     async def __aenter__(self) -> Self:
-        """Open the file, creating it and its folder where they are missing.
+        """Open the file; with `create`, it and its folder are made where they are missing.
 
         Raises:
             SchemaTooNew: a newer version of this library wrote it.
@@ -72,7 +87,7 @@ class SQLiteStore:
             raise StoreError(f"the store {self.location} is open already")
         self._cache = MatrixCache(self._cache_bytes)
         self._open = SQLiteThreads(
-            partial(connect_writer, self._path, busy_timeout_s=self._busy_timeout_s),
+            partial(connect_writer, self._path, busy_timeout_s=self._busy_timeout_s, create=self._create),
             partial(connect_reader, self._path, busy_timeout_s=self._busy_timeout_s),
             readers=0 if self._path is None else self._readers,
             where=self.location,
@@ -109,17 +124,26 @@ class SQLiteStore:
         return made if isinstance(made, str) else None
 
     async def dense_candidates(
-        self, scope: Scope, vector: Vector, *, kinds: Sequence[Kind], limit: int
+        self, scope: Scope, vector: Vector, *, model: str, kinds: Sequence[Kind], limit: int
     ) -> list[Candidate]:
-        """Return the current memories whose vectors are nearest, scored by cosine; exact.
+        """Return the current memories whose vectors are nearest, scored by cosine; exact. `model` made the vector.
 
         Raises:
             ConfigError: a kind is unknown or the limit is below 1.
-            EmbeddingMismatch: the vector's dimension is not the store's.
+            EmbeddingMismatch: the store holds vectors of another model or dimension.
         """
         check(kinds, limit)
         return await self._threads.read(
-            partial(dense_candidates, cache=self._cache, scope=scope, vector=vector, kinds=tuple(kinds), limit=limit)
+            partial(
+                dense_candidates,
+                cache=self._cache,
+                scope=scope,
+                vector=vector,
+                model=model,
+                kinds=tuple(kinds),
+                limit=limit,
+                where=self.location,
+            )
         )
 
     async def keyword_candidates(
@@ -202,15 +226,54 @@ class SQLiteStore:
         """
         await self._threads.write(partial(jobs.release, job=job, error=error, retry_at=retry_at))
 
+    async def return_job(self, job: Job) -> None:
+        """Give a claimed job back untouched: due at once, and this attempt is not counted.
+
+        Without the claim it changes nothing.
+
+        Raises:
+            StoreError: there is no such job.
+        """
+        await self._threads.write(partial(jobs.give_back, job=job))
+
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""
         return await self._threads.read(jobs.pending)
+
+    async def unfinished_jobs(self, *, limit: int = 100) -> builtins.list[JobStatus]:
+        """Return the jobs that wait, are claimed or were given up, oldest first.
+
+        Raises:
+            ConfigError: the limit is below 1.
+        """
+        check((), limit)
+        return await self._threads.read(partial(jobs.unfinished, limit=limit))
+
+    async def job_status(self, job_id: str) -> JobStatus | None:
+        """Return how one job stands, None when it is finished.
+
+        Raises:
+            StoreError: there is no such job.
+        """
+        return await self._threads.read(partial(jobs.status, job_id=job_id))
 
     @property
     def _threads(self) -> SQLiteThreads:
         if self._open is None:
             raise StoreClosed(f"the store {self.location} is not open: use `async with`")
         return self._open
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` as the home folder.
+
+    Raises:
+        ConfigError: it begins with the home folder of nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:
+        raise ConfigError(f"the store {os.fspath(path)!r} lies in a home folder that is not known: {exc}") from exc
 
 
 def check(kinds: Sequence[Kind], limit: int) -> None:

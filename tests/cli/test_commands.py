@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import ScriptedOllama, refusing_port
+from fakes import Reply, ScriptedOllama, error, refusing_port
 
-from ollama_async_mem.cli import session
 from ollama_async_mem.cli.main import FAILED, USAGE, run
+from ollama_async_mem.engine import serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,8 +132,12 @@ def test_facts_are_extracted_when_asked_for(ollama: ScriptedOllama, capsys: Capt
 
 def test_chat_from_a_pipe(ollama: ScriptedOllama, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:
     """Each line of a pipe is a question; the answers stream and are remembered."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hello there\n\n/why\n/exit\nnever\n")))
-    assert run(["chat", "-u", "ann"]) == 0
+    reading, writing = os.pipe()
+    os.write(writing, b"hello there\n\n/why\n/exit\nnever\n")
+    os.close(writing)
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert run(["chat", "-u", "ann"]) == 0
     out, err = capsys.readouterr()
     assert out == "You said: hello there\n"
     assert "nothing was recalled" in err
@@ -143,7 +148,7 @@ def test_without_a_server_both_ways_out_are_named(capsys: CaptureFixture[str], m
     """One clear error, exit code 2, no traceback; what needs no server works."""
     with refusing_port() as port:
         monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{port}")
-        monkeypatch.setattr(session, "find_spec", lambda _: None)
+        monkeypatch.setattr(serve, "is_installed", lambda: False)
         assert run(["add", "hello"]) == USAGE
         error = capsys.readouterr().err
         assert "ollama serve" in error
@@ -213,3 +218,85 @@ def test_help(capsys: CaptureFixture[str], command: list[str]) -> None:
     """Every command explains itself."""
     assert run([*command, "--help"]) == 0
     assert "Usage: ollama-async-mem" in capsys.readouterr().out
+
+
+def test_what_was_added_is_extracted_by_flush(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """`add` queues, `flush` works off, at once."""
+    fact = {"line": 1, "quote": "I like tea", "text": "The user likes tea."}
+    ollama.settings.answer = lambda _: json.dumps({"facts": [fact]})
+    assert ran(capsys, "add", "I like tea")["pending_jobs"] == 1
+    assert ran(capsys, "search", "tea")["hits"]
+    assert ran(capsys, "flush") == {"pending_jobs": 0, "turns": 1, "facts": 1}
+
+
+def test_flush_says_why_jobs_wait(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """A model that is not there is named."""
+    ollama.settings.only_listed = True
+    ollama.settings.models.remove("llama3.2:latest")
+    assert run(["add", "I like tea"]) == 0
+    assert run(["flush"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 jobs waiting" in out
+    assert "model 'llama3.2' not found" in err
+
+
+def test_control_characters_do_not_reach_the_terminal(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """Stored text is shown without what would steer the terminal."""
+    assert run(["add", "red \x1b[31m and \x9b title \x07 end"]) == 0
+    assert run(["list"]) == 0
+    assert run(["search", "title"]) == 0
+    out = capsys.readouterr().out
+    assert "title" in out
+    assert not set(out) & {"\x1b", "\x9b", "\x07"}
+
+
+def test_a_store_that_is_named_must_exist_to_be_read(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A mistyped path is an error, and nothing is created."""
+    path = tmp_path / "typo" / "here.db"
+    assert run(["list", "--store", str(path)]) == FAILED
+    assert str(path) in capsys.readouterr().err
+    assert not path.parent.exists()
+    assert run(["list", "--store", "~nobody-of-this-name/x.db"]) == USAGE
+
+
+def test_a_server_without_the_stores_embedder_is_told_apart(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str]
+) -> None:
+    """The error names the store, its embedder, the server and the way out."""
+    ran(capsys, "add", "hello")
+    ollama.settings.models.remove("nomic-embed-text:latest")
+    assert run(["add", "again"]) == USAGE
+    error = capsys.readouterr().err
+    assert "memory.db holds embeddings of nomic-embed-text:latest" in error
+    assert "models pull nomic-embed-text:latest" in error
+
+
+def test_an_engine_is_recognised(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """Where the server is an embedded engine, its models are the defaults."""
+    ollama.settings.version = "0.32.15+ollama-async-mem"
+    ran(capsys, "add", "hello")
+    assert ollama.requests_to("POST /api/embed")[-1].json["model"].startswith("wordllama")
+
+
+def test_a_stopped_add_says_how_far_it_came(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: Path
+) -> None:
+    """When a long file fails in the middle, the number of stored messages is said."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text("\n".join(f"note {i}" for i in range(300)))
+
+    def embed(request: Any) -> Any:
+        late = len(ollama.requests_to("POST /api/embed")) > 4
+        return error(400, "broken") if late else Reply(json={"embeddings": [[1.0, 0.0]] * len(request.json["input"])})
+
+    ollama.enqueue("POST /api/embed", embed, repeat=True)
+    assert run(["add", "-f", str(notes)]) == FAILED
+    assert "the first 256 of 300 messages are stored" in capsys.readouterr().err
+
+
+def test_usage_errors_are_json_too(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """With --json even a wrong option prints an object."""
+    assert run(["search", "x", "--bogus", "--json"]) == USAGE
+    assert "bogus" in json.loads(capsys.readouterr().out)["error"]["message"]

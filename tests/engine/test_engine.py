@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from engine import engine_support as support
+from ollama_async_mem.engine import ENGINE_VERSION_SUFFIX
 
 MODEL = support.MODEL
 EMBEDDER = "wordllama"
@@ -189,7 +190,7 @@ async def test_http_itself_is_as_ollamas(http: httpx.AsyncClient) -> None:
     """The probe, unknown paths, wrong methods, missing and broken bodies, foreign hosts and origins."""
     assert (await http.get("/")).text == "Ollama is running"
     assert (await http.head("/")).status_code == 200
-    assert (await http.get("/api/version")).json()["version"]
+    assert (await http.get("/api/version")).json()["version"].endswith(ENGINE_VERSION_SUFFIX)
     unknown = await http.get("/api/nope")
     assert (unknown.status_code, unknown.text) == (404, "404 page not found")
     wrong = await http.get("/api/chat")
@@ -199,7 +200,7 @@ async def test_http_itself_is_as_ollamas(http: httpx.AsyncClient) -> None:
         assert (empty.status_code, empty.json()) == (400, {"error": "missing request body"})
         broken = await http.post(path, content=b"{not json")
         assert broken.status_code == 400
-    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+    for headers in ({"Host": "evil.example"}, {"Host": "evil.local"}, {"Origin": "https://evil.example"}):
         refused = await http.get("/api/tags", headers=headers)
         assert (refused.status_code, refused.content) == (403, b"")
     assert (await http.get("/api/tags", headers={"Origin": "http://localhost:3000"})).status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import uvicorn
 
 from engine import engine_support as support
 from ollama_async_mem.engine import serve
 from ollama_async_mem.engine.process import running_engine
 from ollama_async_mem.errors import ConfigError, MissingExtra, RequestTimeout
+from ollama_async_mem.ollama.hosts import DEFAULT_PORT as CLIENT_PORT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,11 +84,29 @@ async def test_an_engine_that_takes_too_long_is_given_up(tmp_path: Path) -> None
 
 
 async def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra the error says how to install it."""
-    monkeypatch.setattr(serve, "_PACKAGES", ("no_such_package",))
+    """Without the extra the error says how to install it, and others can ask before."""
+    assert await asyncio.to_thread(serve.is_installed)
+    monkeypatch.setattr(serve, "_PACKAGES", ("json", "no_such_package"))
+    assert not await asyncio.to_thread(serve.is_installed)
     with pytest.raises(MissingExtra, match=r'pip install "ollama-async-mem\[engine\]"'):
         async with running_engine():
             pass
+
+
+def test_the_engine_listens_where_clients_look() -> None:
+    """All entry points have the port of Ollama."""
+    assert serve.DEFAULT_PORT == CLIENT_PORT
+
+
+def test_an_engine_that_does_not_end_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the parent is gone the server is asked first; the process exits after a few seconds anyway."""
+    exits: list[int] = []
+    server = uvicorn.Server(uvicorn.Config("none"))
+    monkeypatch.setattr(serve, "_LAST_MOMENT_S", 0.01)
+    monkeypatch.setattr(os, "_exit", exits.append)
+    serve._end(server)
+    assert server.should_exit
+    assert exits == [0]
 
 
 PARENT = """
@@ -129,7 +150,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_taken_port_is_one_line_and_exit_2() -> None:
-    """No traceback, the port is named."""
+    """No traceback, the port is named, and who may have it and what to do."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -137,6 +158,8 @@ def test_a_taken_port_is_one_line_and_exit_2() -> None:
         done = run("--port", str(port))
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1 port {port}")
+    assert "an Ollama may be running there already" in done.stderr
+    assert "--port" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -155,16 +178,17 @@ def test_with_allow_remote_every_host_name_is_served() -> None:
         assert httpx.get(url, headers={"Host": "box.example"}).status_code == 200
 
 
-def test_the_terminals_interrupt_ends_it_quietly() -> None:
-    """Ctrl-C is no traceback, also while an answer is streamed."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_quietly(how: signal.Signals) -> None:
+    """Ctrl-C is no traceback, also while an answer is streamed; the client is told why the answer ends."""
     with support.engine() as engine:
         body = {"model": support.MODEL, "prompt": "one two three one two three", "raw": True}
         with httpx.stream("POST", f"{engine.url}/api/generate", json=body, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
-            engine.process.send_signal(signal.SIGINT)
-            assert "error" in list(lines)[-1]
-            assert engine.process.wait(15) == 0
+            engine.process.send_signal(how)
+            assert json.loads(list(lines)[-1]) == {"error": "the server is shutting down"}
+            assert engine.process.wait(15) in {0, -how}
         assert engine.said() == ""
 
 

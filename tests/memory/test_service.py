@@ -294,3 +294,142 @@ async def test_a_memory_opens_twice_in_a_row_and_in_parallel(memory: Callable[..
         await two.add("from two", user_id="a", infer=False)
         assert {h.text for h in await one.search("from", user_id="a")} == {"from one", "from two"}
         assert {h.text for h in await two.search("from", user_id="a")} == {"from one", "from two"}
+
+
+async def test_a_job_that_was_interrupted_goes_on_at_once(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """Closing gives a job back: the next to open the store need not wait for its lease."""
+    server.enqueue("POST /api/chat", Raw([STALL]))
+    async with memory() as mem:
+        await mem.add({"name": "Mia", "content": "I finally adopted a cat!"}, user_id="a")
+        await server.wait_until(lambda: len(server.requests_to("POST /api/chat")) == 1)
+    server.settings.answer = lambda _: msgspec.json.encode(FACTS).decode()
+    async with memory() as mem:
+        assert await mem.flush() == 0
+        assert (await mem.count()).facts == 1
+
+
+async def test_a_model_that_misbehaves_is_a_record_of_the_job(memory: Callable[..., Memory]) -> None:
+    """An exception that nobody foresaw gives the job up and says why; the memory and its owner go on."""
+
+    class Broken:
+        model = "broken"
+
+        async def generate(self, messages: Any, *, schema: Any = None) -> Any:
+            raise ValueError("surprise")
+
+        def stream(self, messages: Any) -> Any:
+            raise NotImplementedError
+
+    async with memory(llm=Broken()) as mem:
+        result = await mem.add("hello", user_id="a", infer="now")
+        assert (result.extraction, result.error) == ("failed", "ValueError: surprise")
+        assert [job.state for job in await mem.store.unfinished_jobs()] == ["dead"]
+        assert len(await mem.search("hello", user_id="a")) == 1
+
+
+async def test_waiting_for_facts_tells_how_it_went(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """`infer="now"` says whether the facts are there, wait for a model that is away, or could not be had."""
+    async with memory() as mem:
+        server.settings.answer = lambda _: msgspec.json.encode(FACTS).decode()
+        assert (await mem.add("x", user_id="a", infer="now")).extraction == "done"
+        assert (await mem.add("x", user_id="a", infer=False)).extraction == "none"
+        server.settings.answer = lambda _: "no json"
+        failed = await mem.add("y", user_id="a", infer="now")
+        server.settings.models.clear()
+        server.settings.models.append("nomic-embed-text:latest")
+        server.settings.only_listed = True
+        waiting = await mem.add("z", user_id="a", infer="now")
+    assert failed.extraction == "failed"
+    assert "does not fit" in str(failed.error)
+    assert waiting.extraction == "waiting"
+    assert "model 'llama3.2' not found" in str(waiting.error)
+
+
+async def test_what_is_refused_again_and_again_is_given_up(
+    memory: Callable[..., Memory], server: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that the server calls wrong is not repeated for ever."""
+    monkeypatch.setattr("ollama_async_mem.memory.ingest._REFUSALS", 1)
+    server.enqueue("POST /api/chat", error(400, "bad request"), repeat=True)
+    async with memory() as mem:
+        result = await mem.add("x", user_id="a", infer="now")
+    assert (result.extraction, str(result.error)[:11]) == ("failed", "bad request")
+
+
+async def test_a_flush_ends_when_the_memory_closes(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """Waiting for facts while the memory is closed is an error, not a wait for ever."""
+    server.enqueue("POST /api/chat", Raw([STALL]))
+    async with asyncio.timeout(5):
+        async with memory() as mem:
+            await mem.add("x", user_id="a")
+            await server.wait_until(lambda: len(server.requests_to("POST /api/chat")) == 1)
+            flushing = asyncio.create_task(mem.flush())
+            await asyncio.sleep(0.05)
+        with pytest.raises(StoreClosed):
+            await flushing
+        with pytest.raises(StoreClosed):
+            await mem.flush()
+
+
+async def test_another_process_may_do_the_extraction(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """With `extract_here` off, jobs are queued and left alone."""
+    async with memory(extract_here=False) as mem:
+        assert (await mem.add("x", user_id="a")).extraction == "queued"
+        assert await mem.flush() == 1
+    assert server.requests_to("POST /api/chat") == []
+
+
+async def test_lone_surrogates_are_replaced(memory: Callable[..., Memory]) -> None:
+    """What is no character can be neither sent nor stored: it becomes the replacement character, in queries too."""
+    async with memory() as mem:
+        turn = (await mem.add({"content": "a \ud800 b", "name": "N\udfff"}, user_id="a", infer=False)).turns[0]
+        assert (turn.text, turn.speaker) == ("a \ufffd b", "N\ufffd")
+        assert len(await mem.search("b \ud800", user_id="a")) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"messages": None},
+        {"messages": 5},
+        {"messages": "x", "infer": "nwo"},
+        {"messages": "x", "metadata": "text"},
+        {"messages": "x", "timestamp": True},
+        {"messages": "x", "timestamp": "0001-01-01T00:00:00+14:00"},
+        {"messages": "x", "user_id": "u\ud800"},
+    ],
+)
+async def test_wrong_arguments_are_named(memory: Callable[..., Memory], arguments: dict[str, Any]) -> None:
+    """What cannot be stored is refused in words, before any request."""
+    async with memory() as mem:
+        with pytest.raises(ConfigError):
+            await mem.add(**{"user_id": "a", **arguments})
+        assert (await mem.count()).turns == 0
+
+
+async def test_a_cancelled_caller_waits_for_the_remembering_only_so_long(
+    memory: Callable[..., Memory], server: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A complete answer is stored although the caller was cancelled, unless the embedder hangs."""
+    monkeypatch.setattr("ollama_async_mem.memory.chat._CANCELLED_S", 0.2)
+    async with memory() as mem:
+
+        async def chat() -> None:
+            async with mem.chat("hello", user_id="a", infer=False) as stream:
+                async for _ in stream.text():
+                    pass
+                await asyncio.sleep(60)
+
+        for hangs in (False, True):
+            task = asyncio.create_task(chat())
+            await server.wait_until(lambda n=1 + hangs: len(server.requests_to("POST /api/chat")) == n)  # type: ignore[misc]
+            await asyncio.sleep(0.1)
+            if hangs:
+                server.enqueue("POST /api/embed", Raw([STALL]))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                async with asyncio.timeout(3):
+                    await task
+        assert (await mem.count()).turns == 2

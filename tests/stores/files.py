@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
-from stores.samples import BOTH, LEASE, START, add, axis, turn
+from stores.samples import BOTH, LEASE, MODEL, START, add, axis, turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ def open_and_add(path: str, name: str) -> None:
     async def main() -> None:
         async with open_store(path) as store:
             await add(store, turn(name))
-            await store.dense_candidates(Scope(), axis(1), kinds=BOTH, limit=1)
+            await store.dense_candidates(Scope(), axis(1), model=MODEL, kinds=BOTH, limit=1)
 
     asyncio.run(main())
 

@@ -56,7 +56,7 @@ async def add(store: MemoryStore, *turns: Turn, vector: Vector | None = None, ex
 
 async def near(store: MemoryStore, scope: Scope, vector: Vector, limit: int = 10) -> list[str]:
     """The texts that are nearest."""
-    return texts(await store.dense_candidates(scope, vector, kinds=BOTH, limit=limit))
+    return texts(await store.dense_candidates(scope, vector, model=MODEL, kinds=BOTH, limit=limit))
 
 
 async def about(store: MemoryStore, scope: Scope, query: str, limit: int = 10) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, RecordNotFound, StoreClosed, StoreError
-from ollama_async_mem.records import Counts, EmbeddingSpace, Fact, Job, Scope, Turn
+from ollama_async_mem.records import Counts, EmbeddingSpace, Fact, Job, JobStatus, Scope, Turn
 from stores.samples import (
     ALICE,
     BOB,
@@ -133,9 +133,23 @@ async def test_vectors_of_another_model_or_dimension_are_refused(make_store: Mak
             await store.add_turns([turn("lost")], [axis(1)], model="other")
         with pytest.raises(EmbeddingMismatch, match="with 2 dimensions"):
             await store.add_turns([turn("lost")], [np.ones(2, np.float32)], model=MODEL)
-        with pytest.raises(EmbeddingMismatch):
-            await near(store, ALICE, np.ones(2, np.float32))
         assert await everything(store, Scope()) == ["kept"]
+
+
+@pytest.mark.parametrize(("model", "dimension"), [(MODEL, 2), ("other", 2), ("other", DIMENSION)])
+async def test_a_query_of_another_model_or_dimension_is_refused(
+    make_store: MakeStore, model: str, dimension: int
+) -> None:
+    """A search with such a vector raises EmbeddingMismatch that names the store and both models with dimensions."""
+    async with make_store() as store:
+        query = np.ones(dimension, np.float32)
+        assert await store.dense_candidates(ALICE, query, model=model, kinds=BOTH, limit=1) == []
+        await add(store, turn())
+        with pytest.raises(EmbeddingMismatch) as caught:
+            await store.dense_candidates(ALICE, query, model=model, kinds=BOTH, limit=1)
+        assert caught.value.expected == f"{MODEL} with {DIMENSION} dimensions"
+        assert caught.value.got == f"{model} with {dimension} dimensions"
+        assert store.location in str(caught.value)
 
 
 async def test_the_embedding_space_stays_when_all_is_deleted(make_store: MakeStore) -> None:
@@ -202,7 +216,7 @@ async def test_limits_and_kinds_are_checked(make_store: MakeStore, call: str) ->
     """A limit below one and an unknown kind are a ConfigError."""
     async with make_store() as store:
         asked: dict[str, Callable[..., Any]] = {
-            "dense": lambda **options: store.dense_candidates(ALICE, axis(1), **options),
+            "dense": lambda **options: store.dense_candidates(ALICE, axis(1), model=MODEL, **options),
             "keyword": lambda **options: store.keyword_candidates(ALICE, "peanut", **options),
             "list": lambda **options: store.list(ALICE, **options),
         }
@@ -220,7 +234,7 @@ async def test_dense_returns_the_nearest_first(make_store: MakeStore) -> None:
     async with make_store() as store:
         for text, vector in {"east": axis(1), "north": axis(0, 1), "between": axis(1, 1)}.items():
             await add(store, turn(text), vector=vector)
-        found = await store.dense_candidates(ALICE, axis(1) * 7, kinds=BOTH, limit=2)
+        found = await store.dense_candidates(ALICE, axis(1) * 7, model=MODEL, kinds=BOTH, limit=2)
     assert texts(found) == ["east", "between"]
     assert [c.score for c in found] == pytest.approx([1, math.sqrt(0.5)], abs=1e-6)
 
@@ -400,7 +414,7 @@ async def test_kinds_are_told_apart(make_store: MakeStore) -> None:
         await learn(store, fact("peanut fact"))
         for kinds, expected in {("turn",): ["peanut turn"], ("fact",): ["peanut fact"], (): []}.items():
             asked: Any = {"kinds": kinds, "limit": 5}
-            assert texts(await store.dense_candidates(ALICE, axis(1), **asked)) == expected
+            assert texts(await store.dense_candidates(ALICE, axis(1), model=MODEL, **asked)) == expected
             assert texts(await store.keyword_candidates(ALICE, "peanut", **asked)) == expected
             assert [m.text for m in (await store.list(ALICE, **asked)).items] == expected
         assert await store.counts(ALICE) == Counts(turns=1, facts=1)
@@ -545,6 +559,7 @@ async def test_finishing_stores_facts_and_ends_the_job(make_store: MakeStore) ->
         assert await store.pending_jobs() == 0
         assert await store.claim_job(now=START + LEASE, lease=LEASE) is None
         await store.release_job(job, error="too late", retry_at=START)
+        await store.return_job(job)
         assert await store.pending_jobs() == 0
 
 
@@ -620,13 +635,91 @@ async def test_a_stale_claimant_does_not_undo_a_release(make_store: MakeStore) -
         assert await store.pending_jobs() == 0
 
 
+async def test_a_returned_job_is_due_at_once_and_not_counted(make_store: MakeStore) -> None:
+    """A job that was given back untouched can be claimed in the same moment, as if it had not been claimed."""
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        await store.release_job(await claim(store), error="model away", retry_at=START)
+        for _ in range(3):
+            job = await claim(store)
+            assert job.attempts == 2
+            await store.return_job(job)
+            (status,) = await store.unfinished_jobs()
+            assert (status.attempts, status.due_at, status.error) == (1, None, "model away")
+        await store.finish_job(await claim(store), [], [], model=MODEL)
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_returned_job_cannot_be_ended_by_who_returned_it(make_store: MakeStore) -> None:
+    """Giving back ends the claim for good, also when the next one counts as the same attempt."""
+    later = START + 5 * LEASE
+    async with make_store() as store:
+        said = turn()
+        await add(store, said, extract=True)
+        given = await claim(store)
+        await store.return_job(given)
+        held: Job | None = None
+        for _ in range(2):
+            await store.return_job(given)
+            await store.release_job(given, error="too late", retry_at=None)
+            await store.finish_job(given, [fact("late", turn_ids=(said.id,))], [axis(1)], model=MODEL)
+            assert await store.counts(Scope()) == Counts(1, 0)
+            held = held or await claim(store)
+            assert await store.claim_job(now=START, lease=LEASE) is None
+        assert held is not None
+        assert held.attempts == given.attempts
+        await store.release_job(held, error="model away", retry_at=later)
+        await store.return_job(held)  # the time to try again stays
+        assert await store.claim_job(now=later - LEASE, lease=LEASE) is None
+        assert (await claim(store, later)).attempts == 2
+
+
+async def test_a_return_gives_nobody_an_older_claim_back(make_store: MakeStore) -> None:
+    """Who was overtaken stays so when the one who overtook returns the job."""
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        stale = await claim(store)
+        await store.return_job(await claim(store, START + LEASE))
+        await store.release_job(stale, error="too late", retry_at=None)
+        assert await store.pending_jobs() == 1
+        assert (await claim(store)).attempts == 2
+
+
+async def test_unfinished_jobs_say_why_they_wait(make_store: MakeStore) -> None:
+    """Jobs that wait, are held, are put off and were given up are listed oldest first, those that are done are not."""
+    later = START + timedelta(hours=1)
+    async with make_store() as store:
+        scopes = [Scope(name) for name in ("done", "dead", "put off", "held", "new")]
+        ids = [str(await add(store, turn(scope=scope), extract=True)) for scope in scopes]
+        done, dead, put_off, _ = [await claim(store) for _ in range(4)]
+        await store.finish_job(done, [], [], model=MODEL)
+        await store.release_job(dead, error="hopeless \ud800", retry_at=None)
+        await store.release_job(put_off, error="model away", retry_at=later)
+        expected = [
+            JobStatus(id=ids[1], scope=scopes[1], state="dead", attempts=1, error="hopeless \ufffd"),
+            JobStatus(id=ids[2], scope=scopes[2], state="queued", attempts=1, due_at=later, error="model away"),
+            JobStatus(id=ids[3], scope=scopes[3], state="queued", attempts=1, due_at=START + LEASE),
+            JobStatus(id=ids[4], scope=scopes[4], state="queued", attempts=0),
+        ]
+        assert await store.unfinished_jobs() == expected
+        assert await store.unfinished_jobs(limit=2) == expected[:2]
+        assert [await store.job_status(job_id) for job_id in ids] == [None, *expected]
+        with pytest.raises(ConfigError, match="limit"):
+            await store.unfinished_jobs(limit=0)
+
+
 async def test_unknown_jobs_are_an_error(make_store: MakeStore) -> None:
-    """Finishing or releasing a job that never was is a StoreError."""
+    """Finishing, releasing, returning or asking for a job that never was is a StoreError."""
     async with make_store() as store:
         with pytest.raises(StoreError, match="no job"):
             await store.finish_job(NO_JOB, [], [], model=MODEL)
         with pytest.raises(StoreError, match="no job"):
             await store.release_job(NO_JOB, error="", retry_at=None)
+        with pytest.raises(StoreError, match="no job"):
+            await store.return_job(NO_JOB)
+        for unknown in ("nope", "\ud800"):
+            with pytest.raises(StoreError, match="no job"):
+                await store.job_status(unknown)
 
 
 async def test_deleted_turns_leave_their_job_and_bring_no_facts(make_store: MakeStore) -> None:
@@ -669,10 +762,24 @@ async def test_a_store_works_only_while_it_is_open(make_store: MakeStore) -> Non
         store.claim_job(now=START, lease=LEASE),
         store.finish_job(NO_JOB, [], [], model=MODEL),
         store.release_job(NO_JOB, error="", retry_at=None),
+        store.return_job(NO_JOB),
         store.pending_jobs(),
+        store.unfinished_jobs(),
+        store.job_status("x"),
     ):
         with pytest.raises(StoreClosed):
             await call
+
+
+async def test_another_event_loop_is_refused(make_store: MakeStore) -> None:
+    """Calls from another event loop than the one that opened the store are a StoreError, and leave it usable."""
+    async with make_store() as store:
+        for call in (store.counts, store.embedding_space):
+            asked: Any = (ALICE,) if call == store.counts else ()
+            with pytest.raises(StoreError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, call(*asked))
+        await add(store, turn("kept"))
+        assert await everything(store, ALICE) == ["kept"]
 
 
 async def test_one_bad_call_does_not_fail_its_neighbours(make_store: MakeStore) -> None:
@@ -697,9 +804,10 @@ async def test_readers_see_whole_calls_while_writers_write(make_store: MakeStore
 
         async def read(user: int) -> None:
             for _ in range(15):
-                found = await store.dense_candidates(Scope(f"u{user}"), axis(1), kinds=BOTH, limit=100)
+                scope = Scope(f"u{user}")
+                found = await store.dense_candidates(scope, axis(1), model=MODEL, kinds=BOTH, limit=100)
                 assert len(found) % 3 == 0
-                assert {c.memory.scope for c in found} <= {Scope(f"u{user}")}
+                assert {c.memory.scope for c in found} <= {scope}
                 assert (await store.counts(Scope())).turns % 3 == 0
 
         await asyncio.gather(*(write(u) for u in range(4)), *(read(u) for u in range(4)))

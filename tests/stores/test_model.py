@@ -99,7 +99,7 @@ async def ask(store: SQLiteStore, model: Model, scope: Scope, query: str, vector
     page = await store.list(scope, kinds=BOTH, limit=limit)
     assert [m.id for m in page.items] == [m.id for m, _ in newest[:limit]]
     assert (page.cursor is None) == (len(newest) <= limit)
-    found = await store.dense_candidates(scope, vector, kinds=BOTH, limit=limit)
+    found = await store.dense_candidates(scope, vector, model=MODEL, kinds=BOTH, limit=limit)
     cosines = {memory.id: float(np.vecdot(row, vector)) for memory, row in current}
     assert [c.score for c in found] == pytest.approx(sorted(cosines.values(), reverse=True)[:limit], abs=1e-5)
     assert [c.score for c in found] == pytest.approx([cosines[c.memory.id] for c in found], abs=1e-5)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.errors import ConfigError, StoreError
 from ollama_async_mem.stores import open_store
 from stores.samples import ALICE, add, everything, turn
 
@@ -47,6 +50,54 @@ async def test_stores_in_memory_are_apart_and_forget(url: str) -> None:
         assert await everything(other, ALICE) == []
     async with store:
         assert await everything(store, ALICE) == []
+
+
+@pytest.mark.parametrize("url", ["~nobody-of-this-name/memory.db", "sqlite:///~nobody-of-this-name/memory.db"])
+def test_the_home_folder_of_nobody_is_refused(url: str) -> None:
+    """A home folder that cannot be found is a ConfigError that names the path."""
+    with pytest.raises(ConfigError, match=r"'~nobody-of-this-name/memory.db' lies in a home folder that is not known"):
+        open_store(url)
+
+
+async def test_a_store_that_must_exist_is_not_made(tmp_path: Path) -> None:
+    """Without `create` a missing file or folder is a StoreError that names it, and nothing is made; others open."""
+    for missing in (tmp_path / "typo.db", tmp_path / "deep" / "er" / "memory.db"):
+        with pytest.raises(StoreError, match=f"no store at {missing}"):
+            await open_store(missing, create=False).__aenter__()
+        assert not list(tmp_path.iterdir())  # noqa: ASYNC240 - a test folder
+    async with open_store(tmp_path / "memory.db") as store:
+        await add(store, turn("kept"))
+    async with open_store(tmp_path / "memory.db", create=False) as store:
+        assert await everything(store, ALICE) == ["kept"]
+    async with open_store("sqlite://", create=False) as store:
+        assert await everything(store, ALICE) == []
+
+
+async def test_what_is_made_is_private_and_what_was_there_stays_as_it_was(tmp_path: Path) -> None:
+    """New folders are 0700 and new files 0600, the log's too, whatever the umask; modes that exist are kept."""
+    before = os.umask(0)
+    try:
+        folder = tmp_path / "open"
+        await asyncio.to_thread(folder.mkdir, 0o755)
+        (folder / "old.db").touch(0o644)
+        for name in ("deep/er/memory.db", "new.db", "old.db"):
+            async with open_store(folder / name) as store:
+                await add(store, turn())
+                found = {str(p.relative_to(folder)): stat.S_IMODE(p.stat().st_mode) for p in folder.rglob("*")}
+                logs = {f"{name}{end}" for end in ("", "-wal", "-shm")}
+                assert {found[log] for log in logs} == {0o644 if name == "old.db" else 0o600}
+        assert (found["deep"], found["deep/er"], stat.S_IMODE(folder.stat().st_mode)) == (0o700, 0o700, 0o755)
+    finally:
+        os.umask(before)
+
+
+async def test_a_link_to_a_file_that_is_missing_makes_it_private(tmp_path: Path) -> None:
+    """A symbolic link to nowhere is followed, and what is made there is for this account only."""
+    target, link = tmp_path / "target.db", tmp_path / "link.db"
+    link.symlink_to(target)
+    async with open_store(link) as store:
+        await add(store, turn())
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
 async def test_odd_names_are_names(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sqlite3
@@ -217,12 +218,29 @@ async def test_a_full_disk_is_an_error_and_loses_nothing(disk: Path) -> None:
 
 
 async def test_a_disk_without_any_room_cannot_be_opened(disk: Path) -> None:
-    """Opening on a full disk is a StoreError, and no thread is left."""
+    """Opening on a full disk is a StoreError that says how it can be opened again, and no thread is left."""
+    async with SQLiteStore(disk / "memory.db") as store:
+        await add(store, turn("kept"))
     with pytest.raises(OSError, match="No space"):
         await asyncio.to_thread((disk / "filler").write_bytes, b"x" * 3_000_000)
-    with pytest.raises(StoreError, match=r"full|no space"):
-        await SQLiteStore(disk / "memory.db").__aenter__()
+    for name in ("memory.db", "new.db", "folder/new.db"):
+        with pytest.raises(StoreError, match="disk is full; what is stored is intact: free some space"):
+            await SQLiteStore(disk / name).__aenter__()
     assert store_threads() == []
+    await asyncio.to_thread((disk / "filler").unlink)
+    async with SQLiteStore(disk / "memory.db") as store:
+        assert await everything(store, ALICE) == ["kept"]
+
+
+async def test_a_disk_without_room_for_names_says_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even the file can be made for lack of room, the error is the same."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StoreError, match=r"disk is full.*free some space"):
+        await SQLiteStore(path).__aenter__()
 
 
 async def test_a_read_only_disk_is_refused(disk: Path) -> None:
@@ -314,24 +332,41 @@ async def test_a_newer_schema_is_left_alone(path: Path) -> None:
 async def test_a_step_that_fails_leaves_no_trace(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration and its record are one transaction: after a failure the next opening does it again."""
 
-    def m002_broken(conn: sqlite3.Connection) -> None:
+    def m003_broken(conn: sqlite3.Connection) -> None:
         conn.execute("CREATE TABLE extra (x)")
         conn.execute("nonsense")
 
-    def m002_mended(conn: sqlite3.Connection) -> None:
+    def m003_mended(conn: sqlite3.Connection) -> None:
         conn.execute("CREATE TABLE extra (x)")
 
     first = _sqlite_schema.MIGRATIONS
     async with SQLiteStore(path) as store:
         await add(store, turn("kept"))
-    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*first, m002_broken))
+    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*first, m003_broken))
     with pytest.raises(StoreError, match="nonsense"):
         await SQLiteStore(path).__aenter__()
-    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*first, m002_mended))
+    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*first, m003_mended))
     async with SQLiteStore(path) as store:
         assert await everything(store, ALICE) == ["kept"]
     steps = await asyncio.to_thread(execute, path, "SELECT version, name FROM migrations ORDER BY version")
-    assert steps == [(1, "m001_initial"), (2, "m002_mended")]
+    assert steps == [(1, "m001_initial"), (2, "m002_jobs_given_back"), (3, "m003_mended")]
+
+
+async def test_a_file_of_the_first_schema_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that an older version queued, tried and claimed are there with their attempts, and can be ended."""
+    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", _sqlite_schema.MIGRATIONS[:1])
+    async with SQLiteStore(path) as store:
+        await add(store, turn("kept"), extract=True)
+    monkeypatch.undo()
+    await asyncio.to_thread(execute, path, "UPDATE jobs SET attempts = 3, last_error = 'model away'")
+    async with SQLiteStore(path) as store:
+        (waiting,) = await store.unfinished_jobs()
+        assert (waiting.attempts, waiting.error) == (3, "model away")
+        job = await claim(store)
+        assert job.attempts == 4
+        await store.finish_job(job, [], [], model=MODEL)
+        assert await store.unfinished_jobs() == []
+    assert await asyncio.to_thread(files.inspect, path) == ["kept"]
 
 
 def overwrite(path: Path, start: int, content: bytes) -> None:
@@ -445,6 +480,28 @@ async def test_a_commit_that_fails_costs_only_its_cause(path: Path) -> None:
     assert len(await asyncio.to_thread(files.inspect, path)) == 12
 
 
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CORRUPT])
+def test_a_commit_that_the_disk_refuses_is_not_tried_again(code: int) -> None:
+    """When the disk is to blame each call of the group fails with that error, and none is run twice."""
+
+    class Refusing(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                exc = sqlite3.OperationalError("refused")
+                exc.sqlite_errorcode = code
+                raise exc
+            return super().execute(sql, *args)
+
+    runs: list[int] = []
+    with closing(asyncio.new_event_loop()) as loop, closing(sqlite3.connect(":memory:", factory=Refusing)) as conn:
+        conn.isolation_level = None
+        works = [lambda _, i=i: runs.append(i) for i in range(20)]
+        items = [_sqlite_threads._Item(work, loop.create_future(), reads=False) for work in works]
+        _sqlite_threads.commit_all(conn, items)
+    assert runs == list(range(20))
+    assert all(isinstance(item.error, sqlite3.OperationalError) for item in items)
+
+
 # Caches and plans
 
 
@@ -487,6 +544,17 @@ async def test_concurrent_first_searches_agree(path: Path) -> None:
             found = await asyncio.gather(*searches)
             await adding
             assert {len(texts) for texts in found} <= {500 + n, 501 + n}
+
+
+async def test_unfinished_jobs_are_found_without_the_others(path: Path) -> None:
+    """The plan of the listing of jobs goes through the index of those that are not done."""
+    asked: list[str] = []
+    async with SQLiteStore(path, readers=1) as store:
+        await store._threads.read(lambda conn: conn.set_trace_callback(asked.append))
+        await store.unfinished_jobs()
+        explained = "EXPLAIN QUERY PLAN " + next(sql for sql in asked if "claims" in sql)
+        plan = await store._threads.read(lambda conn: conn.execute(explained).fetchall())
+    assert "USING INDEX jobs_unfinished" in str(plan)
 
 
 async def test_listings_do_not_read_other_scopes(path: Path) -> None:
