@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .records import CONTENDERS, Bars, Benchmark, Contender, Rows, difference, ratio
-
-OURS = ("httpx", "anyio", "msgspec", "tenacity", "numpy")
+from .lineup import lineup
+from .records import Bars, Benchmark, Rows, difference, ratio
 
 
 def bars(rows: Rows) -> Bars:
@@ -25,11 +24,7 @@ def bars(rows: Rows) -> Bars:
 BENCHMARK = Benchmark(
     name="import",
     about="a process that imports the package, touches its client's name and ends",
-    contenders=(
-        Contender("ours", CONTENDERS / "import_ours.py", OURS, "pip install ."),
-        Contender("official", CONTENDERS / "import_official.py", ("ollama", "pydantic")),
-        Contender("floor", CONTENDERS / "import_floor.py"),
-    ),
+    contenders=lineup("import"),
     bars=bars,
     repeats=15,
     quick_repeats=3,

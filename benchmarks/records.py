@@ -28,6 +28,8 @@ class Contender:
     packages: tuple[str, ...] = ()
     """Distributions that it needs; their versions are printed."""
     install: str = "pip install '.[bench]'"
+    case: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of the case that are this contender's own, such as a variant."""
 
 
 @dataclass(slots=True)

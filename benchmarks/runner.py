@@ -52,7 +52,7 @@ def _run_once(row: Row, case: Mapping[str, Any], timeout_s: float, *, counts: bo
     if row.failure:
         return
     try:
-        figures = measure(row.contender.program, case, timeout_s)
+        figures = measure(row.contender.program, {**case, **row.contender.case}, timeout_s)
     except ContenderFailed as exc:
         row.failure = str(exc)
     else:

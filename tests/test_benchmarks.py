@@ -161,6 +161,15 @@ def test_a_quick_run_replaces_parts_of_the_case(contender: Callable[..., Contend
     assert run(asked, quick=True)["first"].median("x") == 12
 
 
+def test_a_contender_may_have_a_case_of_its_own(contender: Callable[..., Contender]) -> None:
+    """Variants are the same program under another name."""
+    echo = "import json, sys; report(x=json.loads(sys.argv[1])['size'])"
+    asked = benchmark(
+        contender("first", echo), contender("second", echo, case={"size": 2}), case={"size": 1}, repeats=1
+    )
+    assert [row.median("x") for row in run(asked).values()] == [1, 2]
+
+
 def script(server: ScriptedOllama, case: dict[str, Any]) -> None:
     """What the server of the next test is told."""
     server.settings.answer = lambda _body: "word " * case["words"] + str(os.getpid())
@@ -215,3 +224,47 @@ def test_without_its_server_no_contender_has_figures(contender: Callable[..., Co
     report = as_report(asked, run(asked), quick=False)
     assert failed(report)
     assert report["contenders"][0]["failure"] == "the scripted server did not start"
+
+
+@pytest.mark.parametrize(
+    ("name", "figures", "bars"),
+    [
+        (
+            "stream",
+            {"cpu_us_per_chunk", "stream_cpu_ms"},
+            {"cpu_ratio_vs_official", "cpu_ratio_vs_floor", "whole_process_ratio_vs_official"},
+        ),
+        (
+            "request",
+            {"sequential_us", "gather_us"},
+            {"sequential_ratio_vs_official", "gather_ratio_vs_official", "sequential_ratio_vs_floor"},
+        ),
+        (
+            "embed",
+            {"decode_ms"},
+            {"decode_ratio_vs_official", "peak_memory_ratio_vs_official", "decode_ratio_vs_floor"},
+        ),
+        (
+            "streams",
+            {"p50_ms", "p99_ms", "chunks_per_s", "cpu_us_per_chunk"},
+            {"p99_added_delay_ms", "rss_mb", "official_p99_added_delay_ms"},
+        ),
+    ],
+)
+def test_the_client_benchmarks_as_json(name: str, figures: set[str], bars: set[str]) -> None:
+    """Every contender does its work and has figures; bars are null only where the official client is missing."""
+    done = command(name, "--quick", "--json")
+    report = json.loads(done.stdout)
+    entries = {entry["name"]: entry for entry in report["contenders"]}
+    assert list(entries)[:3] == ["ours", "official", "floor"]
+    has_official = installed_version("ollama") is not None
+    assert done.returncode == (0 if has_official else 1)
+    for entry in entries.values():
+        if has_official or not entry["name"].startswith("official"):
+            assert entry["failure"] is None
+            assert entry["runs"] == 1
+            assert min(entry["median"].values()) > 0
+    assert figures < set(entries["ours"]["median"])
+    assert bars <= set(report["bars"])
+    measured = {key: value for key, value in report["bars"].items() if has_official or "official" not in key}
+    assert min(measured.values()) > 0
