@@ -6,7 +6,9 @@ nanoseconds, absent ones are 0. Unknown fields are ignored; what the server leav
 
 from __future__ import annotations
 
+import sys
 from array import array
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +27,7 @@ __all__ = [
     "Logprob",
     "ModelDetails",
     "ModelInfo",
+    "PackedEmbeddings",
     "PsResponse",
     "PullProgress",
     "RunningModel",
@@ -162,6 +165,41 @@ class PullProgress(msgspec.Struct):
     total: int = 0
     completed: int = 0
     error: Any = None
+
+
+class PackedEmbedding(msgspec.Struct):
+    """One vector of /v1/embeddings: base64 of little-endian float32, which msgspec decodes, and its place."""
+
+    embedding: bytes
+    index: int = 0
+
+
+class PackedUsage(msgspec.Struct):
+    """Tokens of a request to /v1/embeddings."""
+
+    prompt_tokens: int = 0
+
+
+class PackedEmbeddings(msgspec.Struct):
+    """The answer of /v1/embeddings with `encoding_format` "base64"."""
+
+    data: list[PackedEmbedding]
+    model: str = ""
+    usage: PackedUsage = msgspec.field(default_factory=PackedUsage)
+
+    def response(self) -> EmbedResponse:
+        """Give the buffers as they came, in the order of the texts."""
+        rows = sorted(self.data, key=attrgetter("index"))
+        vectors: list[Any] = [memoryview(_native(row.embedding)).cast("f") for row in rows]
+        return EmbedResponse(model=self.model, embeddings=vectors, prompt_eval_count=self.usage.prompt_tokens)
+
+
+def _native(data: bytes) -> bytes:
+    if sys.byteorder == "little":
+        return data
+    swapped = array("f", data)
+    swapped.byteswap()
+    return swapped.tobytes()
 
 
 class ModelDetails(msgspec.Struct):

@@ -6,9 +6,10 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fakes import Reply
 
 from ollama_async_mem import OllamaClient
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.errors import ConfigError, ModelNotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,3 +100,44 @@ async def test_an_image_that_does_not_exist_is_refused(server: ScriptedOllama, i
         with pytest.raises(ConfigError, match="neither a file that exists nor base64"):
             await client.generate("m", "p", images=[image])
     assert server.requests == []
+
+
+async def test_many_texts_are_embedded_over_the_packed_path(server: ScriptedOllama) -> None:
+    """From sixteen texts on, base64 is asked for; the vectors are those of the other path, in order."""
+    texts = [f"text {i}" for i in range(20)]
+    async with OllamaClient(server.url) as client:
+        packed = await client.embed("m", texts)
+        plain = await client.embed("m", texts, truncate=True)
+    assert [r.path for r in server.requests] == ["/v1/embeddings", "/api/embed"]
+    assert [list(v) for v in packed.embeddings] == [list(v) for v in plain.embeddings]
+    assert packed.prompt_eval_count == plain.prompt_eval_count > 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(404, body="404 page not found"),
+        Reply(json={"data": [{"embedding": [0.5, 0.5], "index": 0}]}),
+        Reply(json={"data": [{"embedding": "AAA", "index": 0}]}),
+        Reply(json={"data": []}),
+    ],
+)
+async def test_a_server_without_the_packed_path_is_asked_the_other_way(server: ScriptedOllama, answer: Reply) -> None:
+    """Older and other servers are recognised by what they answer, and the vectors come all the same."""
+    server.enqueue("POST /v1/embeddings", answer)
+    async with OllamaClient(server.url) as client:
+        assert len((await client.embed("m", ["x"] * 20)).embeddings) == 20
+        assert len((await client.embed("m", ["y"] * 20)).embeddings) == 20
+    assert len(server.requests_to("POST /api/embed")) >= 1
+
+
+async def test_the_packed_path_keeps_the_words_of_a_refusal(server: ScriptedOllama) -> None:
+    """A missing model is said as by /api/embed, and the path is used again for the next."""
+    missing = Reply(404, json={"error": {"message": "model 'nope' not found", "type": "not_found_error"}})
+    server.enqueue("POST /v1/embeddings", missing)
+    server.settings.only_listed = True
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ModelNotFound, match="try pulling it first"):
+            await client.embed("nope", ["x"] * 20)
+        await client.embed("llama3.2", ["x"] * 20)
+    assert len(server.requests_to("POST /v1/embeddings")) == 2
