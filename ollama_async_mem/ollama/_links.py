@@ -6,34 +6,78 @@ A link opens exchanges; it knows hosts and headers, nothing of Ollama. `make_lin
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import ssl
 import zlib
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from ollama_async_mem.errors import ProtocolError
+import msgspec
 
-from ._http11 import header_lines
-from ._pool import Address, Pool
+from ollama_async_mem.errors import ConfigError, ProtocolError, StreamTruncated
+
+from ._connection import Address, Limits
+from ._http11 import header_lines, request_line
+from ._pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     import httpx
 
     from ._pool import Exchange
     from .hosts import Host
 
-__all__ = ["Answer", "Link", "LinkOptions", "make_link"]
+__all__ = ["Answer", "Content", "Link", "LinkOptions", "Upload", "make_link"]
 
+_LOGGER = logging.getLogger(__name__)
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
+_UNZIPPED_BYTES = 1024 * 1024
+_CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
+_FOR_ANYONE = {"accept", "accept-encoding", "user-agent"}
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """A body that is sent piece by piece; the pieces are `size_bytes` long together."""
+
+    pieces: AsyncIterable[bytes]
+    size_bytes: int
+    kind: str = "application/octet-stream"
+
+    async def checked(self) -> AsyncIterator[bytes]:
+        """Give the pieces.
+
+        Raises:
+            ConfigError: they are more or less than announced.
+        """
+        left = self.size_bytes
+        try:
+            async for piece in self.pieces:
+                left -= len(piece)
+                if left < 0:
+                    break
+                yield piece
+        finally:
+            if isinstance(self.pieces, AsyncGenerator):
+                await self.pieces.aclose()
+        if left:
+            raise ConfigError(f"the upload is not {self.size_bytes:,} bytes long, as was announced")
+
+
+Content = bytes | Upload | None
 
 
 class Answer(Protocol):
     """A response as it comes."""
 
     status: int
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether `receive` has something to give, or the end, without waiting."""
+        ...
 
     def header(self, name: str) -> str:
         """Value of a header, "" where it is absent."""
@@ -44,15 +88,15 @@ class Answer(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """End the exchange; the connection is kept where that is possible."""
+        """End the exchange, also when cancelled; the connection is kept where that is possible."""
         ...
 
 
 class Link(Protocol):
     """A way to a server."""
 
-    async def open(self, method: str, path: str, content: bytes | None) -> Answer:
-        """Send a request and wait for the head of the answer."""
+    async def open(self, method: str, target: str, content: Content) -> Answer:
+        """Send a request for an absolute path and wait for the head of the answer."""
         ...
 
     async def aclose(self) -> None:
@@ -82,39 +126,81 @@ class LinkOptions:
         self.max_connections = max_connections
         self.transport = transport
 
+    def without_credentials(self) -> LinkOptions:
+        """The same for a server that was not configured: no authentication and none of the user's headers."""
+        return LinkOptions(
+            headers={name: value for name, value in self.headers.items() if name.lower() in _FOR_ANYONE},
+            auth=None,
+            verify=self.verify,
+            connect_s=self.connect_s,
+            max_connections=self.max_connections,
+            transport=self.transport,
+        )
+
 
 def make_link(host: Host, options: LinkOptions) -> Link:
     """Choose the way: httpx where its transports, authentication or the environment's proxies are wanted."""
     auth = options.auth or ((host.username, host.password) if host.username else None)
-    has_proxy = any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXY_VARIABLES)
-    if options.transport or not (auth is None or isinstance(auth, tuple)) or (has_proxy and not host.is_loopback):
+    has_credentials = auth is not None or any(name.lower() in _CREDENTIALS for name in options.headers)
+    if has_credentials and host.url.startswith("http:") and not host.is_loopback:
+        _LOGGER.warning("credentials for %s go over plain http, where others can read them: use https", host.url)
+    has_proxy = not host.is_loopback and _has_proxy()
+    if options.transport or has_proxy or not (auth is None or isinstance(auth, tuple)):
         from ._httpx_link import HttpxLink  # noqa: PLC0415 - importing httpx takes longer than all the rest
 
-        return HttpxLink(host, options, auth)
+        return HttpxLink(host, options, auth, through_proxy=has_proxy)
     return NativeLink(host, options, auth)
+
+
+def _has_proxy() -> bool:
+    return any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXY_VARIABLES)
 
 
 class NativeLink:
     """Our own HTTP/1.1."""
 
     def __init__(self, host: Host, options: LinkOptions, auth: tuple[str, str] | None) -> None:
-        parts = urlsplit(host.url)
-        tls = _tls(options.verify) if parts.scheme == "https" else None
-        address = Address(host.url, parts.hostname or "", parts.port or 0, tls=tls)
+        address, authority = _address(host.url, options.verify)
         self._pool = Pool(address, max_connections=options.max_connections)
-        self._connect_s = options.connect_s
-        self._path = parts.path
-        self._headers = header_lines({"host": parts.netloc, **_authorization(auth), **options.headers}.items())
+        self._limits = Limits(connect_s=options.connect_s)
+        headers = {"host": authority, **_authorization(auth), **{k.lower(): v for k, v in options.headers.items()}}
+        self._headers = header_lines(headers.items())
 
-    async def open(self, method: str, path: str, content: bytes | None) -> Answer:
-        """Send a request and wait for the head of the answer."""
-        about = b"" if content is None else b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content)
-        head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method.encode(), (self._path + path).encode(), self._headers, about)
-        return NativeAnswer(await self._pool.exchange(method, head, content or b"", connect_s=self._connect_s))
+    async def open(self, method: str, target: str, content: Content) -> Answer:
+        """Send a request for an absolute path and wait for the head of the answer."""
+        about, body = _about(content)
+        head = b"%b%b%b\r\n" % (request_line(method, target), self._headers, about)
+        exchange = await self._pool.exchange(method, head, body, self._limits)
+        try:
+            return NativeAnswer(exchange)
+        except ProtocolError:
+            await exchange.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.aclose()
+
+
+def _about(content: Content) -> tuple[bytes, bytes | AsyncIterable[bytes]]:
+    """Headers that announce a body, and the body."""
+    if content is None:
+        return b"", b""
+    if isinstance(content, bytes):
+        return b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content), content
+    lines = header_lines([("content-type", content.kind), ("content-length", str(content.size_bytes))])
+    return lines, content.checked()
+
+
+def _address(url: str, verify: Any) -> tuple[Address, str]:
+    """Where to connect to, and the Host header; a zone id (RFC 6874) concerns this machine only."""
+    if url.startswith("unix:"):
+        return Address(url, "", 0, path=unquote(url.removeprefix("unix:").removeprefix("//"))), "localhost"
+    parts = urlsplit(url)
+    name, _, _ = (parts.hostname or "").partition("%")
+    authority = f"[{name}]:{parts.port}" if ":" in name else f"{name}:{parts.port}"
+    tls = _tls(verify) if parts.scheme == "https" else None
+    return Address(url, unquote(parts.hostname or ""), parts.port or 0, tls=tls), authority
 
 
 class NativeAnswer:
@@ -125,11 +211,15 @@ class NativeAnswer:
     def __init__(self, exchange: Exchange) -> None:
         self.status = exchange.head.status
         self._exchange = exchange
-        encoding = exchange.head.get("content-encoding") or "identity"
-        if encoding not in {"identity", "gzip", "deflate"}:
-            raise ProtocolError(f"the answer is encoded with {encoding!r}, which was not asked for")
-        # 47 is the largest window, with gzip's or zlib's header
-        self._unzip = None if encoding == "identity" else zlib.decompressobj(47)
+        encoding = (exchange.head.get("content-encoding") or "identity").lower()
+        if encoding not in {"identity", "gzip", "x-gzip", "deflate"}:
+            raise ProtocolError(f"the answer is encoded with {encoding[:80]!r}, which was not asked for")
+        self._unzip = None if encoding == "identity" else _Unzip()
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether `receive` has something to give, or the end, without waiting."""
+        return self._unzip is None and self._exchange.is_at_hand
 
     def header(self, name: str) -> str:
         """Value of a header, "" where it is absent."""
@@ -137,21 +227,48 @@ class NativeAnswer:
 
     async def receive(self) -> bytes:
         """Wait for more of the body; b"" at its end."""
-        data = await self._exchange.receive()
         if self._unzip is None:
-            return data
-        while data:
-            try:
-                if plain := self._unzip.decompress(data):
-                    return plain
-            except zlib.error as exc:
-                raise ProtocolError(f"the answer is not what its encoding says: {exc}") from exc
-            data = await self._exchange.receive()
-        return self._unzip.flush()
+            return await self._exchange.receive()
+        while not (plain := self._unzip.next()):
+            packed = await self._exchange.receive()
+            if not packed:
+                self._unzip.end()
+                return b""
+            self._unzip.feed(packed)
+        return plain
 
     async def aclose(self) -> None:
         """End the exchange."""
         await self._exchange.aclose()
+
+
+class _Unzip:
+    """A body with content encoding, unpacked in pieces of bounded size: little can unpack to very much."""
+
+    __slots__ = ("_packed", "_zlib")
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(47)  # the largest window, with gzip's or zlib's header
+        self._packed = b""
+
+    def feed(self, packed: bytes) -> None:
+        self._packed += packed
+
+    def next(self) -> bytes:
+        if not self._packed:
+            return b""
+        try:
+            plain = self._zlib.decompress(self._packed, _UNZIPPED_BYTES)
+        except zlib.error as exc:
+            raise ProtocolError(f"the answer is not what its encoding says: {exc}") from exc
+        if self._zlib.unused_data:
+            raise ProtocolError("the answer goes on behind the end of its encoding")
+        self._packed = self._zlib.unconsumed_tail
+        return plain
+
+    def end(self) -> None:
+        if not self._zlib.eof:
+            raise StreamTruncated("the answer ended before its encoding did")
 
 
 def _authorization(auth: tuple[str, str] | None) -> dict[str, str]:
@@ -165,4 +282,7 @@ def _tls(verify: Any) -> ssl.SSLContext:
         return verify
     import httpx  # noqa: PLC0415 - only for https, and only for the certificates it trusts
 
-    return httpx.create_ssl_context(verify=verify)
+    try:
+        return httpx.create_ssl_context(verify=verify)
+    except (OSError, TypeError, ValueError) as exc:
+        raise ConfigError(f"verify={verify!r} cannot be used: {exc}") from exc

@@ -1,119 +1,60 @@
-"""Connections to one server: opened, lent to one exchange at a time, kept for the next, closed. anyio does the sockets.
+"""Connections to one server: lent to one exchange at a time, kept for the next, closed.
 
 Ollama never closes an idle connection, so they are kept for long; one that was closed all the same is noticed before
-it is used, or replaced once when it breaks before the first byte of an answer.
+it is used, or replaced once when it breaks before the first byte of an answer. A pool may be used from several event
+loops, one after the other or in several threads: each has connections of its own.
 """
 
 from __future__ import annotations
 
-import select
+import asyncio
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.lowlevel
-from anyio.abc import SocketAttribute
+from anyio.lowlevel import current_token
 
-from ollama_async_mem.errors import ConnectFailed, ProtocolError, StreamTruncated
+from ollama_async_mem.errors import ConnectFailed, OllamaError, RequestTimeout, StreamTruncated
 
-from ._http11 import MAX_HEAD_BYTES, body_of, parse_head
+from ._connection import LOST, open_connection
+from ._http11 import HeadReader, body_of
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncGenerator
 
-    from anyio.abc import ByteStream
-
+    from ._connection import Address, Connection, Content, Limits
     from ._http11 import Body, ResponseHead
 
-__all__ = ["Address", "Exchange", "Pool"]
+__all__ = ["Exchange", "NoFreeConnection", "Pool"]
 
-READ_BYTES = 64 * 1024
 IDLE_S = 300.0
-_INTERIM = range(100, 200)
-_LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
 
 
-class Address:
-    """Where a server listens: a host and port or the path of a unix socket, with TLS where there is a context."""
-
-    __slots__ = ("host", "path", "port", "tls", "url")
-
-    def __init__(self, url: str, host: str, port: int, *, path: str = "", tls: ssl.SSLContext | None = None) -> None:
-        self.url, self.host, self.port, self.path, self.tls = url, host, port, path, tls
-
-
-class Connection:
-    """One socket."""
-
-    __slots__ = ("_fileno", "_stream", "_url", "used_at")
-
-    def __init__(self, stream: ByteStream, url: str) -> None:
-        self._stream = stream
-        self._url = url
-        self._fileno: int = stream.extra(SocketAttribute.raw_socket).fileno()  # noqa: S610 - of anyio
-        self.used_at = time.monotonic()
-
-    async def send(self, head: bytes, content: bytes | AsyncIterable[bytes]) -> None:
-        """Send a request."""
-        if isinstance(content, bytes):
-            await self._stream.send(head + content)
-            return
-        await self._stream.send(head)
-        async for piece in content:
-            await self._stream.send(piece)
-
-    async def receive_head(self) -> tuple[ResponseHead, bytes]:
-        """Read up to the end of the final head; returns it with what was read beyond.
-
-        Raises:
-            ProtocolError: that was not HTTP.
-        """
-        data = b""
-        while True:
-            end = data.find(b"\r\n\r\n")
-            if end >= 0:
-                head, data = parse_head(data[:end]), data[end + 4 :]
-                if head.status not in _INTERIM:
-                    return head, data
-                continue  # 1xx announces, the answer is still to come
-            if len(data) > MAX_HEAD_BYTES:
-                raise ProtocolError(f"{self._url} sent a head of more than {MAX_HEAD_BYTES:,} bytes")
-            data += await self._stream.receive(READ_BYTES)
-
-    async def receive(self) -> bytes:
-        """Read what has come."""
-        return await self._stream.receive(READ_BYTES)
-
-    def is_stale(self, idle_s: float) -> bool:
-        """Whether it was idle for too long, or the server closed it or spoke out of turn."""
-        return time.monotonic() - self.used_at > idle_s or _is_readable(self._fileno)
-
-    async def aclose(self) -> None:
-        """Close it at once, without TLS's farewell."""
-        await anyio.aclose_forcefully(self._stream)
-
-
-def _is_readable(fileno: int) -> bool:
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(fileno, select.POLLIN)
-        return bool(poll.poll(0))
-    return bool(select.select([fileno], [], [], 0)[0])  # Windows
+class NoFreeConnection(RequestTimeout):
+    """All connections stayed busy for longer than the caller wanted to wait."""
 
 
 class Exchange:
-    """An answer as it comes. `receive` gives the next piece of its body, b"" at the end; `aclose` ends it."""
+    """An answer as it comes. `receive` gives the next piece of its body, b"" at the end; `aclose` ends it.
 
-    __slots__ = ("_body", "_connection", "_early", "_pool", "head")
+    The connection goes back to the pool as soon as the body was read to its end.
+    """
 
-    def __init__(self, pool: Pool, connection: Connection, head: ResponseHead, body: Body, early: bytes) -> None:
+    __slots__ = ("_body", "_connection", "_lane", "_ready", "head")
+
+    def __init__(self, lane: _Lane, connection: Connection, head: ResponseHead, body: Body, early: bytes) -> None:
         self.head = head
-        self._pool = pool
+        self._lane = lane
         self._connection: Connection | None = connection
         self._body = body
-        self._early = early  # what came together with the head
+        self._ready = body.feed(early) if early else b""  # what came together with the head
+        self._give_back()
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether `receive` has something to give, or the end, without waiting."""
+        return bool(self._ready) or self._body.done
 
     async def receive(self) -> bytes:
         """Wait for more of the body.
@@ -123,16 +64,16 @@ class Exchange:
             ProtocolError: its framing is broken.
         """
         body = self._body
-        data, self._early = self._early, b""
-        while True:
-            if data and (payload := body.feed(data)):
-                return payload
-            if body.done:
-                return b""
-            data = await self._more()
-            if not data:
+        payload, self._ready = self._ready, b""
+        while not payload and not body.done:
+            if body.broken:
+                raise body.broken
+            if data := await self._more():
+                payload = body.feed(data)
+            else:
                 body.end()
-                return b""
+        self._give_back()
+        return payload
 
     async def _more(self) -> bytes:
         if self._connection is None:
@@ -141,116 +82,235 @@ class Exchange:
             return await self._connection.receive()
         except anyio.EndOfStream:
             return b""
-        except _LOST as exc:
-            raise StreamTruncated(f"the connection broke: {type(exc).__name__}") from exc
+        except anyio.BusyResourceError as exc:
+            raise OllamaError("two tasks read the same answer") from exc
+        except LOST as exc:
+            reason = "the client was closed" if self._lane.is_closed else "the connection broke"
+            raise StreamTruncated(f"{reason} before the end of the answer") from exc
+
+    def _give_back(self) -> None:
+        connection, body = self._connection, self._body
+        if connection is None or not body.done:
+            return
+        if self.head.keep_alive and not body.rest and not connection.is_spent:
+            self._connection = None
+            self._lane.give_back(connection)
 
     async def aclose(self) -> None:
-        """Give the connection back where the body was read to its end, else close it."""
+        """Close the connection, unless it went back already."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            whole = self._body.done and not self._body.rest
-            await self._pool.take_back(connection, reusable=whole and self.head.keep_alive)
+            await self._lane.discard(connection)
 
 
 class Pool:
-    """The connections to one server. Whoever finds all of them busy waits, first come first served."""
+    """The connections to one server, at most `max_connections` for each event loop.
+
+    Whoever finds all of them busy waits, first come first served.
+    """
 
     def __init__(self, address: Address, *, max_connections: int = 100, idle_s: float = IDLE_S) -> None:
         self._address = address
+        self._max_connections = max_connections
         self._idle_s = idle_s
-        self._slots = anyio.Semaphore(max_connections, fast_acquire=True)
-        self._idle: deque[Connection] = deque()
-        self._busy: set[Connection] = set()
-        self._closed = False
+        self._lanes: dict[object, _Lane] = {}
+        self._keepers: dict[object, AsyncGenerator[None, None]] = {}
+        self._is_closed = False
 
     @property
     def connections(self) -> tuple[int, int]:
         """How many connections are busy and how many are idle."""
-        return len(self._busy), len(self._idle)
+        lanes = list(self._lanes.values())
+        return sum(len(lane.busy) for lane in lanes), sum(len(lane.idle) for lane in lanes)
 
-    async def exchange(
-        self, method: str, head: bytes, content: bytes | AsyncIterable[bytes], *, connect_s: float
-    ) -> Exchange:
+    async def exchange(self, method: str, head: bytes, content: Content, limits: Limits) -> Exchange:
         """Send a request and wait for the head of its answer. The caller closes what it is given.
 
         Raises:
             ConnectFailed: no connection, or it was closed before an answer began.
+            StreamTruncated: the connection broke within the head of the answer.
             ProtocolError: that was not HTTP.
+            RequestTimeout: a step took longer than `limits`; `NoFreeConnection` is one kind.
         """
-        await self._slots.acquire()
+        lane = self._lanes.get(_this_loop()) or await self._new_lane()
+        await lane.take_slot(limits.wait_s)
         try:
-            connection = await self._idle_connection()
-            if connection is not None:
-                try:
-                    return await self._answered(connection, method, head, content)
-                except ConnectFailed:  # it was closed while it was idle; nothing of an answer has come
-                    if not isinstance(content, bytes):
-                        raise
-            return await self._answered(await self._connect(connect_s), method, head, content)
+            return await lane.exchange(method, head, content, limits)
         except BaseException:
-            self._slots.release()
+            lane.free_slot()
             raise
 
-    async def take_back(self, connection: Connection, *, reusable: bool) -> None:
-        """End the loan of a connection."""
-        self._busy.discard(connection)
-        self._slots.release()
-        if reusable and not self._closed:
-            connection.used_at = time.monotonic()
-            self._idle.append(connection)
-        else:
-            await connection.aclose()
+    async def _new_lane(self) -> _Lane:
+        if self._is_closed:
+            raise _closed()
+        token = _this_loop()
+        lane = self._lanes[token] = _Lane(self._address, self._max_connections, self._idle_s)
+        keeper = self._keepers[token] = self._closed_with_the_loop(lane)
+        await anext(keeper)
+        return lane
+
+    async def _closed_with_the_loop(self, lane: _Lane) -> AsyncGenerator[None, None]:
+        """Have the event loop close what is left: before it ends, it closes the generators that are suspended."""
+        try:
+            yield
+        finally:
+            token = _this_loop()
+            self._lanes.pop(token, None)
+            self._keepers.pop(token, None)
+            await lane.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections; what is in flight fails."""
-        self._closed = True
-        connections = [*self._idle, *self._busy]
-        self._idle.clear()
-        for connection in connections:
+        """Close all connections; who waits for one or for an answer gets an error.
+
+        Connections of another event loop are closed when that loop ends.
+        """
+        self._is_closed = True
+        for lane in self._lanes.values():
+            lane.is_closed = True
+        if keeper := self._keepers.pop(_this_loop(), None):
+            await keeper.aclose()
+
+
+class _Lane:
+    """The connections of one event loop, and the queue of those who wait for one."""
+
+    def __init__(self, address: Address, slots: int, idle_s: float) -> None:
+        self.busy: set[Connection] = set()
+        self.idle: deque[Connection] = deque()
+        self.is_closed = False
+        self._address = address
+        self._idle_s = idle_s
+        self._free = slots
+        self._waiting: deque[anyio.Event] = deque()
+        self._connecting: set[anyio.CancelScope] = set()
+
+    async def take_slot(self, wait_s: float | None) -> None:
+        """Wait for the right to a connection; whoever gets it calls `free_slot` once, or gives a connection back."""
+        self._check_open()
+        if self._free:  # then nobody waits: a slot that becomes free goes straight to the first who does
+            self._free -= 1
+            return
+        turn = anyio.Event()
+        self._waiting.append(turn)
+        try:
+            with anyio.move_on_after(wait_s):
+                await turn.wait()
+        except BaseException:
+            self._give_up(turn)
+            raise
+        if self.is_closed or not turn.is_set():
+            self._give_up(turn)
+            raise _closed() if self.is_closed else NoFreeConnection(f"{self._address.url} is busy", wait_s or 0)
+
+    def _give_up(self, turn: anyio.Event) -> None:
+        if turn.is_set():
+            self.free_slot()
+        elif turn in self._waiting:
+            self._waiting.remove(turn)
+
+    def free_slot(self) -> None:
+        """Let the next one go ahead."""
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self._free += 1
+
+    async def exchange(self, method: str, head: bytes, content: Content, limits: Limits) -> Exchange:
+        """Send a request over a connection that is at hand, else over a new one."""
+        connection = await self._idle_connection()
+        if connection is not None:
+            try:
+                return await self._ask(connection, method, head, content, limits)
+            except ConnectFailed:  # it was closed while it was idle; nothing of an answer has come
+                if not isinstance(content, bytes):
+                    raise  # what was taken from an iterator cannot be sent again
+        return await self._ask(await self._connect(limits.connect_s), method, head, content, limits)
+
+    async def _ask(
+        self, connection: Connection, method: str, head: bytes, content: Content, limits: Limits
+    ) -> Exchange:
+        self.busy.add(connection)
+        reader = HeadReader()
+        try:
+            self._check_open()
+            connection.limits = limits
+            answer = await connection.ask(head, content, reader)
+            return Exchange(self, connection, answer, body_of(method, answer), reader.rest)
+        except BaseException as exc:
+            self.busy.discard(connection)
             await connection.aclose()
+            if isinstance(exc, LOST):
+                raise self._lost(reader) from exc
+            raise
+
+    def _lost(self, reader: HeadReader) -> OllamaError:
+        if self.is_closed:
+            return _closed()
+        if reader.begun:
+            return StreamTruncated(f"{self._address.url} closed the connection within the head of its answer")
+        return ConnectFailed(self._address.url, "it closed the connection without an answer")
 
     async def _idle_connection(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()  # the one used last is the least likely to be stale
-            if not connection.is_stale(self._idle_s):
+        expired = time.monotonic() - self._idle_s
+        while self.idle and self.idle[0].used_at < expired:
+            await self.idle.popleft().aclose()
+        while self.idle:
+            connection = self.idle.pop()  # the one used last is the least likely to be stale
+            if not connection.is_stale():
                 return connection
             await connection.aclose()
         return None
 
-    async def _connect(self, connect_s: float) -> Connection:
-        address = self._address
+    async def _connect(self, connect_s: float | None) -> Connection:
+        scope = anyio.move_on_after(connect_s)
+        self._connecting.add(scope)
         try:
-            with anyio.fail_after(connect_s):
-                if address.path:
-                    return Connection(await anyio.connect_unix(address.path), address.url)
-                if address.tls is None:
-                    return Connection(await anyio.connect_tcp(address.host, address.port), address.url)
-                return Connection(
-                    await anyio.connect_tcp(address.host, address.port, ssl_context=address.tls), address.url
-                )
-        except TimeoutError as exc:
-            raise ConnectFailed(address.url, f"no connection within {connect_s:g} s") from exc
-        except OSError as exc:  # ssl.SSLError is one
-            raise ConnectFailed(address.url, _reason(exc)) from exc
+            with scope:
+                return await open_connection(self._address)
+        finally:
+            self._connecting.discard(scope)
+        self._check_open()
+        raise ConnectFailed(self._address.url, f"no connection within {connect_s:g} s") from TimeoutError()
 
-    async def _answered(
-        self, connection: Connection, method: str, head: bytes, content: bytes | AsyncIterable[bytes]
-    ) -> Exchange:
-        self._busy.add(connection)
-        try:
-            await connection.send(head, content)
-            answer, early = await connection.receive_head()
-            return Exchange(self, connection, answer, body_of(method, answer), early)
-        except BaseException as exc:
-            self._busy.discard(connection)
-            with anyio.CancelScope(shield=True):
+    def give_back(self, connection: Connection) -> None:
+        """End the loan of a connection that is kept for the next exchange."""
+        self.busy.discard(connection)
+        connection.used_at = time.monotonic()
+        self.idle.append(connection)
+        self.free_slot()
+
+    async def discard(self, connection: Connection) -> None:
+        """End the loan of a connection that is of no more use."""
+        self.busy.discard(connection)
+        self.free_slot()
+        await connection.aclose()
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise _closed()
+
+    async def aclose(self) -> None:
+        """Close all connections and turn away who waits."""
+        self.is_closed = True
+        connections = [*self.idle, *self.busy]
+        self.idle.clear()
+        self.busy.clear()
+        for scope in self._connecting:
+            scope.cancel()
+        while self._waiting:
+            self._waiting.popleft().set()
+        with anyio.CancelScope(shield=True):
+            for connection in connections:
                 await connection.aclose()
-            if isinstance(exc, _LOST):
-                raise ConnectFailed(self._address.url, "it closed the connection without an answer") from exc
-            raise
 
 
-def _reason(exc: OSError) -> str:
-    causes = exc.__cause__.exceptions if isinstance(exc.__cause__, BaseExceptionGroup) else ()
-    first = next((c for c in causes if isinstance(c, OSError)), exc.__cause__ or exc)
-    return getattr(first, "strerror", None) or str(first)
+def _this_loop() -> object:
+    """What tells event loops apart; asyncio says it much faster than anyio."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return current_token()
+
+
+def _closed() -> OllamaError:
+    return OllamaError("the client is closed")
