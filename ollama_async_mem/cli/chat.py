@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -41,10 +41,21 @@ chatting = App()
 @chatting.command
 async def chat(*, who: Who = _NOBODY, setup: Setup = _DEFAULT) -> None:
     """Talk with the chat model; it remembers, also in the next session."""
-    async with open_memory(setup, extract=True) as memory:
-        logging.getLogger("ollama_async_mem").setLevel(logging.ERROR)  # warnings would fall into the conversation
+    async with open_memory(setup, extract=True) as memory, _undisturbed():
         note(f"{memory.llm_model} with the memories of {memory.store.location}\n{_HELP}")
         await _converse(memory, who)
+
+
+@asynccontextmanager
+async def _undisturbed() -> AsyncIterator[None]:
+    """Keep warnings out of the conversation."""
+    log = logging.getLogger("ollama_async_mem")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 async def _converse(memory: Memory, who: Who) -> None:

@@ -26,7 +26,7 @@ from ollama_async_mem.errors import (
     StreamTruncated,
 )
 
-from ._links import Upload, make_link
+from ._exchange import Upload
 from ._retry import RetryPolicy, with_retry
 from .hosts import Host
 from .schema import ErrorBody
@@ -34,7 +34,7 @@ from .schema import ErrorBody
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ._links import Answer, Content, Link, LinkOptions
+    from ._exchange import Answer, Content, Link, LinkOptions
 
     Receive: TypeAlias = Callable[[], Awaitable[bytes]]
 
@@ -177,6 +177,8 @@ class Server:
         if self._is_closed:
             raise OllamaError("the client is closed")
         if origin not in self._links:
+            from ._links import make_link  # noqa: PLC0415 - sockets, TLS and asyncio are loaded with the first request
+
             is_ours = origin == self.host.url
             if not is_ours and len(self._links) > MAX_REDIRECTS:
                 raise ProtocolError(f"{self.host.url} redirects to ever new servers, at last to {origin}")

@@ -18,13 +18,13 @@ from ollama_async_mem.errors import (
     StreamTruncated,
 )
 
-from ._links import Upload
+from ._exchange import Upload
 from ._transport import OllamaTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ._links import Content, LinkOptions
+    from ._exchange import Content, LinkOptions
     from .hosts import Host
 
 __all__ = ["HttpxLink"]

@@ -10,11 +10,8 @@ import logging
 import os
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-
-import msgspec
 
 from ollama_async_mem.errors import ConfigError, ProtocolError, StreamTruncated
 
@@ -23,119 +20,18 @@ from ._http11 import header_lines, request_line
 from ._pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterable
 
-    import httpx
-
+    from ._exchange import Answer, Content, Link, LinkOptions
     from ._pool import Exchange
     from .hosts import Host
 
-__all__ = ["Answer", "Content", "Link", "LinkOptions", "Upload", "make_link"]
+__all__ = ["NativeLink", "make_link"]
 
 _LOGGER = logging.getLogger(__name__)
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 _UNZIPPED_BYTES = 1024 * 1024
 _CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
-_FOR_ANYONE = {"accept", "accept-encoding", "user-agent"}
-
-
-class Upload(msgspec.Struct, frozen=True):
-    """A body that is sent piece by piece; the pieces are `size_bytes` long together."""
-
-    pieces: AsyncIterable[bytes]
-    size_bytes: int
-    kind: str = "application/octet-stream"
-
-    async def checked(self) -> AsyncIterator[bytes]:
-        """Give the pieces.
-
-        Raises:
-            ConfigError: they are more or less than announced.
-        """
-        left = self.size_bytes
-        try:
-            async for piece in self.pieces:
-                left -= len(piece)
-                if left < 0:
-                    break
-                yield piece
-        finally:
-            if isinstance(self.pieces, AsyncGenerator):
-                await self.pieces.aclose()
-        if left:
-            raise ConfigError(f"the upload is not {self.size_bytes:,} bytes long, as was announced")
-
-
-Content = bytes | Upload | None
-
-
-class Answer(Protocol):
-    """A response as it comes."""
-
-    status: int
-
-    @property
-    def is_at_hand(self) -> bool:
-        """Whether `receive` has something to give, or the end, without waiting."""
-        ...
-
-    def header(self, name: str) -> str:
-        """Value of a header, "" where it is absent."""
-        ...
-
-    async def receive(self) -> bytes:
-        """Wait for more of the body; b"" at its end."""
-        ...
-
-    async def aclose(self) -> None:
-        """End the exchange, also when cancelled; the connection is kept where that is possible."""
-        ...
-
-
-class Link(Protocol):
-    """A way to a server."""
-
-    async def open(self, method: str, target: str, content: Content) -> Answer:
-        """Send a request for an absolute path and wait for the head of the answer."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        ...
-
-
-class LinkOptions:
-    """What a link is made of, as `OllamaClient` was given it."""
-
-    __slots__ = ("auth", "connect_s", "headers", "max_connections", "transport", "verify")
-
-    def __init__(
-        self,
-        *,
-        headers: Mapping[str, str],
-        auth: httpx.Auth | tuple[str, str] | None,
-        verify: Any,
-        connect_s: float,
-        max_connections: int,
-        transport: httpx.AsyncBaseTransport | None,
-    ) -> None:
-        self.headers = headers
-        self.auth = auth
-        self.verify = verify
-        self.connect_s = connect_s
-        self.max_connections = max_connections
-        self.transport = transport
-
-    def without_credentials(self) -> LinkOptions:
-        """The same for a server that was not configured: no authentication and none of the user's headers."""
-        return LinkOptions(
-            headers={name: value for name, value in self.headers.items() if name.lower() in _FOR_ANYONE},
-            auth=None,
-            verify=self.verify,
-            connect_s=self.connect_s,
-            max_connections=self.max_connections,
-            transport=self.transport,
-        )
 
 
 def make_link(host: Host, options: LinkOptions) -> Link:

@@ -16,7 +16,6 @@ from ollama_async_mem.errors import ConfigError
 
 from .formats import json_schema
 from .schema import ChatMessage
-from .tools import tool_schema
 
 __all__ = ["ChatFields", "GenerateFields", "Image", "chat_body", "filled", "generate_body", "named", "seconds"]
 
@@ -72,9 +71,15 @@ async def chat_body(model: str, messages: object, fields: ChatFields, *, stream:
     _check(fields, ChatFields)
     if not isinstance(messages, list | tuple) or not all(isinstance(m, dict | ChatMessage) for m in messages):
         raise ConfigError('messages is a list like [{"role": "user", "content": "hi"}]')
-    tools = [t if isinstance(t, Mapping) else tool_schema(t) for t in fields.get("tools") or ()]
+    tools = [t if isinstance(t, Mapping) else _described(t) for t in fields.get("tools") or ()]
     written = {**fields, "tools": tools or None}
     return _body(model, written, messages=[await _with_images(m) for m in messages], stream=stream)
+
+
+def _described(function: Callable[..., Any]) -> dict[str, Any]:
+    from .tools import tool_schema  # noqa: PLC0415 - inspecting functions takes long to import
+
+    return tool_schema(function)
 
 
 async def generate_body(model: str, prompt: object, fields: GenerateFields, *, stream: bool) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import msgspec
 from ollama_async_mem import __version__
 from ollama_async_mem.errors import ModelNotFound, OllamaError, PullFailed, StatusError
 
+from ._exchange import LinkOptions
 from ._http import Server, Timeouts
-from ._links import LinkOptions
 from ._requests import ChatFields, GenerateFields, chat_body, filled, generate_body, named, seconds
 from ._retry import RetryPolicy
 from ._streams import CHAT, GENERATE, AnswerStream, failure, open_chunks

@@ -291,6 +291,7 @@ def test_a_stopped_add_says_how_far_it_came(
         late = len(ollama.requests_to("POST /api/embed")) > 4
         return error(400, "broken") if late else Reply(json={"embeddings": [[1.0, 0.0]] * len(request.json["input"])})
 
+    ollama.enqueue("POST /v1/embeddings", Reply(404, body="404 page not found"), repeat=True)
     ollama.enqueue("POST /api/embed", embed, repeat=True)
     assert run(["add", "-f", str(notes)]) == FAILED
     assert "the first 256 of 300 messages are stored" in capsys.readouterr().err

@@ -20,7 +20,8 @@ from ollama_async_mem.errors import (
     StreamTruncated,
 )
 from ollama_async_mem.ollama._connection import Address, Limits
-from ollama_async_mem.ollama._links import LinkOptions, NativeLink, Upload
+from ollama_async_mem.ollama._exchange import LinkOptions, Upload
+from ollama_async_mem.ollama._links import NativeLink
 from ollama_async_mem.ollama._pool import NoFreeConnection, Pool
 from ollama_async_mem.ollama.hosts import Host
 
