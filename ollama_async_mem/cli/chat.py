@@ -85,10 +85,14 @@ async def _piped() -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
     send, receive = anyio.create_memory_object_stream[str](math.inf)
 
+    def take(line: str) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody reads any more
+            send.send_nowait(line)
+
     def read() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is over
             for line in _lines_of(sys.stdin.fileno()):
-                loop.call_soon_threadsafe(send.send_nowait, line)
+                loop.call_soon_threadsafe(take, line)
             loop.call_soon_threadsafe(send.close)
 
     threading.Thread(target=read, name="standard input", daemon=True).start()

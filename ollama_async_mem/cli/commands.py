@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Parameter
 
@@ -63,20 +63,33 @@ async def _add(messages: list[Message], who: Who, setup: Setup, *, facts: bool, 
     async with open_memory(setup, extract=facts, quiet=json) as memory:
         turn_ids = await _add_all(memory, messages, who, quiet=json)
         pending = await memory.flush()
+        queue = await _queue(memory)
         if json:
-            show_json({"turn_ids": turn_ids, "pending_jobs": pending})
+            show_json({"turn_ids": turn_ids, "pending_jobs": pending, **queue})
             return
-        say(f"stored {len(turn_ids)} turn{'s' * (len(turn_ids) != 1)} in {memory.store.location}")
-        await _say_pending(memory, pending, tried=facts)
+        say(f"stored {_count(len(turn_ids), 'turn')} in {memory.store.location}")
+        if pending:
+            note(f"{_count(pending, 'extraction job')} waiting; 'ollama-async-mem flush' works them off")
+        if facts:
+            _say_reasons(queue)
 
 
-async def _say_pending(memory: Memory, pending: int, *, tried: bool) -> None:
-    if not pending:
-        return
-    note(f"{pending} extraction job{'s' * (pending != 1)} waiting; 'ollama-async-mem flush' works them off")
-    if tried:
-        for reason in {job.error for job in await memory.store.unfinished_jobs() if job.error}:
-            note(f"  {reason}", style="yellow")
+async def _queue(memory: Memory) -> dict[str, Any]:
+    """How many jobs were given up, and the reasons of these and of those that wait."""
+    jobs = await memory.store.unfinished_jobs()
+    reasons = sorted({job.error for job in jobs if job.error})
+    return {"failed_jobs": sum(job.state == "dead" for job in jobs), "reasons": reasons}
+
+
+def _say_reasons(queue: dict[str, Any]) -> None:
+    if queue["failed_jobs"]:
+        note(f"{_count(queue['failed_jobs'], 'job')} given up; the turns are stored", style="yellow")
+    for reason in queue["reasons"]:
+        note(f"  {reason}", style="yellow")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _messages(text: str | None, file: str | None, format: Format, skip_bad: bool) -> list[Message]:  # noqa: FBT001
@@ -178,16 +191,22 @@ async def delete(memory_id: str, /, *, json: Json = False, setup: Setup = _DEFAU
 async def flush(*, json: Json = False, setup: Setup = _DEFAULT) -> None:
     """Extract the facts of what was added, and wait until it is done."""
     async with open_memory(setup, extract=True, quiet=json) as memory:
+        waiting = await memory.store.pending_jobs()
         if not json:
-            note(f"{await memory.store.pending_jobs()} jobs ...")
+            note(f"{_count(waiting, 'job')} ...")
         pending = await memory.flush()
         counts = await memory.count()
-        if not json:
-            await _say_pending(memory, pending, tried=True)
+        queue = await _queue(memory)
     if json:
-        show_json({"pending_jobs": pending, "turns": counts.turns, "facts": counts.facts})
-    else:
-        say(f"{counts.turns} turns, {counts.facts} facts, {pending} jobs waiting for another try")
+        show_json({"pending_jobs": pending, "turns": counts.turns, "facts": counts.facts, **queue})
+        return
+    say(
+        f"{_count(counts.turns, 'turn')}, {_count(counts.facts, 'fact')}, "
+        f"{_count(pending, 'job')} waiting for another try"
+    )
+    _say_reasons(queue)
+    if waiting and not counts.facts and not queue["reasons"]:
+        note(f"{memory.llm_model} gave no fact that stands in the turns; a larger model finds more: --llm NAME")
 
 
 @models.command(name="list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -72,10 +73,21 @@ def _is_json(text: str, name: str, format: Literal["auto", "jsonl", "text"]) -> 
 
 
 def _json_message(line: str) -> Message:
-    value: Any = msgspec.json.decode(line)
+    try:
+        value: Any = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        value = _lenient(line)
     if not isinstance(value, dict):
         raise ConfigError('a message is an object like {"role": "user", "content": "..."}')
     return as_messages(value)[0]
+
+
+def _lenient(line: str) -> Any:
+    """Read what Python's own reader takes, such as half a surrogate pair; the better message is msgspec's."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return msgspec.json.decode(line)
 
 
 def _text_message(line: str) -> Message:

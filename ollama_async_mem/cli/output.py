@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from contextlib import contextmanager
@@ -71,7 +72,11 @@ def note(text: str, *, style: str = "dim") -> None:
 
 def show_json(value: Any) -> None:
     """Print one JSON object on a line."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # what came from the command line may be no text at all
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False).encode(errors="replace").decode()
+    sys.stdout.write(text + "\n")
 
 
 def show_hits(hits: Iterable[Hit]) -> None:

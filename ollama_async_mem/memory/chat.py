@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 
+from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.memory.context import memory_block
 from ollama_async_mem.records import AddResult, Message
 
@@ -59,11 +60,15 @@ class MemoryChat:
         self._pieces: AsyncIterator[str] | None = None
         self._answer: list[str] = []
         self._complete = False
+        self._is_opened = False
         self._asked_at = datetime.now(UTC)
         self.memories = ""
         self.added: AddResult | None = None
 
     async def __aenter__(self) -> Self:
+        if self._is_opened:
+            raise ConfigError("a chat is opened once: ask for a new one")
+        self._is_opened = True
         self._asked_at = datetime.now(UTC)
         question = self._messages[-1].content
         self.memories = await self._memory.context(question, max_tokens=self._max_tokens, **self._ids)
@@ -73,19 +78,19 @@ class MemoryChat:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         is_cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
         await self._stack.aclose()
-        if self._remembers and self._complete and self._answer:
+        if self._remembers and self._complete and self.answer.strip():
             limit_s = _CANCELLED_S if is_cancelled else _REMEMBER_S
             with anyio.move_on_after(limit_s, shield=True) as scope:
                 await self._remember()
             if scope.cancelled_caught:
                 _log.warning("the exchange was not remembered: storing it took longer than %g s", limit_s)
         if self.added and self._infer == "now":
-            await self._memory.flush()
+            self.added = await self._memory.settled(self.added)
 
     async def text(self) -> AsyncIterator[str]:
         """Give the answer piece by piece."""
         if self._pieces is None:
-            raise RuntimeError("a chat is opened by 'async with' before it is iterated")
+            raise ConfigError("a chat is opened by 'async with' before it is iterated")
         async for piece in self._pieces:
             self._answer.append(piece)
             yield piece

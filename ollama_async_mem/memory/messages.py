@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ollama_async_mem.errors import ConfigError
-from ollama_async_mem.records import Message, Scope, Turn, new_id
+from ollama_async_mem.records import Kind, Message, Scope, Turn, new_id
 
 __all__ = [
     "MessageInput",
@@ -18,12 +18,15 @@ __all__ = [
     "as_time",
     "as_turn",
     "clean",
+    "require_kinds",
     "require_limit",
     "require_query",
     "require_scope",
+    "require_tokens",
 ]
 
 _MOST = 1_000
+_KINDS = ("turn", "fact")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 MessageInput: TypeAlias = str | Mapping[str, Any] | Message
 
@@ -147,3 +150,25 @@ def require_limit(limit: object) -> int:
     if not isinstance(limit, int) or not 1 <= limit <= _MOST:
         raise ConfigError(f"limit is from 1 to {_MOST}, got {limit!r}")
     return limit
+
+
+def require_kinds(kinds: object) -> Sequence[Kind]:
+    """Check which kinds of memories are wanted.
+
+    Raises:
+        ConfigError: they are not "turn" and "fact".
+    """
+    if not isinstance(kinds, list | tuple) or not kinds or any(kind not in _KINDS for kind in kinds):
+        raise ConfigError(f"kinds is a list of {_KINDS}, got {kinds!r}")
+    return kinds
+
+
+def require_tokens(max_tokens: object) -> int:
+    """Check a budget.
+
+    Raises:
+        ConfigError: it is not a number from 1 on.
+    """
+    if not isinstance(max_tokens, int) or max_tokens < 1:
+        raise ConfigError(f"max_tokens is at least 1, got {max_tokens!r}")
+    return max_tokens

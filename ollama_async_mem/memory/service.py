@@ -16,7 +16,16 @@ from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, OllamaError,
 from ollama_async_mem.memory.chat import MemoryChat
 from ollama_async_mem.memory.context import pack
 from ollama_async_mem.memory.ingest import Ingest
-from ollama_async_mem.memory.messages import as_messages, as_time, as_turn, require_limit, require_query, require_scope
+from ollama_async_mem.memory.messages import (
+    as_messages,
+    as_time,
+    as_turn,
+    require_kinds,
+    require_limit,
+    require_query,
+    require_scope,
+    require_tokens,
+)
 from ollama_async_mem.memory.rank import fuse
 from ollama_async_mem.records import AddResult, Counts, MemoryRecord, Page, Scope, SearchResult
 
@@ -59,9 +68,13 @@ class MemoryService:
         self._llm = llm
         self._ingest = Ingest(store, embedder, llm) if llm and extract_here else None
         self._is_open = False
+        self._was_opened = False
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        if self._was_opened:
+            raise ConfigError("a memory is opened once: make a new one")
+        self._was_opened = True
         async with AsyncExitStack() as stack:  # what is open already is closed when a later step fails
             for resource in (*self._resources, self.store, self._embedder):
                 await stack.enter_async_context(resource)
@@ -129,7 +142,7 @@ class MemoryService:
             ConfigError: no id is given, the query is blank, or `limit` is out of range.
         """
         scope = self._scope(user_id, agent_id, run_id)
-        return await self._find(require_query(query), scope, kinds=kinds, limit=require_limit(limit))
+        return await self._find(require_query(query), scope, kinds=require_kinds(kinds), limit=require_limit(limit))
 
     async def context(
         self,
@@ -141,8 +154,9 @@ class MemoryService:
         max_tokens: int = 800,
     ) -> str:
         """Write down what fits a query as dated lines for a prompt, oldest first, within `max_tokens`."""
+        budget = require_tokens(max_tokens)
         found = await self.search(query, user_id=user_id, agent_id=agent_id, run_id=run_id, limit=50)
-        return pack(found.hits, max_tokens=max_tokens)
+        return pack(found.hits, max_tokens=budget)
 
     def chat(
         self,
@@ -166,6 +180,8 @@ class MemoryService:
         scope = self._scope(user_id, agent_id, run_id)
         if self._llm is None:
             raise ConfigError("this memory has no chat model: pass llm= when it is made")
+        if infer not in _INFER:
+            raise ConfigError(f"infer is one of {_INFER}, got {infer!r}")
         return MemoryChat(
             self,
             self._llm,
@@ -196,7 +212,9 @@ class MemoryService:
     ) -> Page:
         """List memories, newest first; `cursor` of one page fetches the next."""
         scope = self._scope(user_id, agent_id, run_id)
-        return await self.store.list(scope, kinds=kinds, limit=limit, cursor=cursor)
+        if not isinstance(cursor, str | None):
+            raise ConfigError(f"cursor is what the page before gave, got {cursor!r}")
+        return await self.store.list(scope, kinds=require_kinds(kinds), limit=require_limit(limit), cursor=cursor)
 
     async def delete(self, memory_id: str) -> None:
         """Destroy one memory.
@@ -210,7 +228,8 @@ class MemoryService:
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
     ) -> Counts:
         """Count memories; without any id, all of the store."""
-        return await self.store.counts(Scope(user_id, agent_id, run_id))
+        everything = user_id is agent_id is run_id is None
+        return await self.store.counts(Scope() if everything else self._scope(user_id, agent_id, run_id))
 
     async def flush(self) -> int:
         """Wait for the extraction that is queued.
@@ -248,18 +267,20 @@ class MemoryService:
         job_id = await self.store.add_turns(turns, vectors, model=self._embedder.model, extract=extract)
         if job_id is None:
             return AddResult(tuple(turns))
+        added = AddResult(tuple(turns), job_id, "queued")
         if self._ingest:
             self._ingest.wake()
-            if infer == "now":
-                await self._ingest.settled()
-                return await self._outcome(turns, job_id)
-        return AddResult(tuple(turns), job_id, "queued")
+        return await self.settled(added) if infer == "now" else added
 
-    async def _outcome(self, turns: Sequence[Turn], job_id: str) -> AddResult:
-        status = await self.store.job_status(job_id)
+    async def settled(self, added: AddResult) -> AddResult:
+        """Wait for the extraction behind an add; returns it with how that went."""
+        if not (self._ingest and added.job_id):
+            return added
+        await self._ingest.settled()
+        status = await self.store.job_status(added.job_id)
         if status is None:
-            return AddResult(tuple(turns), job_id, "done")
-        return AddResult(tuple(turns), job_id, "failed" if status.state == "dead" else "waiting", status.error)
+            return AddResult(added.turns, added.job_id, "done")
+        return AddResult(added.turns, added.job_id, "failed" if status.state == "dead" else "waiting", status.error)
 
     async def _find(self, query: str, scope: Scope, *, kinds: Sequence[Kind], limit: int) -> SearchResult:
         pool = max(50, 4 * limit)

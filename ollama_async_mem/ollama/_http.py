@@ -212,7 +212,10 @@ class Server:
 def _content(body: object) -> Content:
     if body is None or isinstance(body, Upload):
         return body
-    return msgspec.json.encode(body)
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise ConfigError(f"the request cannot be written as JSON: {exc}") from exc
 
 
 def redirect_target(origin: str, target: str, location: str, status: int) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
-from ollama_async_mem.errors import StreamFailed, StreamTruncated
+from ollama_async_mem.errors import ConfigError, StreamFailed, StreamTruncated
 
 from ._ndjson import NDJSONDecoder
 from .formats import parse_answer
@@ -80,6 +80,7 @@ class AnswerStream(Generic[Chunk, Response]):
         self._kind = kind
         self._format = format
         self._stack = AsyncExitStack()
+        self._is_opened = False
         self._chunks: AsyncGenerator[Chunk, None] | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
@@ -88,6 +89,9 @@ class AnswerStream(Generic[Chunk, Response]):
         self._last: Chunk = kind.chunk()
 
     async def __aenter__(self) -> Self:
+        if self._is_opened:
+            raise ConfigError("a stream is opened once: ask for a new one")
+        self._is_opened = True
         receive = await self._stack.enter_async_context(self._opening)
         self._chunks = await self._stack.enter_async_context(contextlib.aclosing(self._read(receive)))
         return self
@@ -103,7 +107,7 @@ class AnswerStream(Generic[Chunk, Response]):
             StreamTruncated: the stream ended, or broke, before the chunk that says `done`.
         """
         if self._chunks is None:
-            raise RuntimeError("a stream is opened by 'async with' before it is iterated")
+            raise ConfigError("a stream is opened by 'async with' before it is iterated")
         return self._chunks
 
     async def __anext__(self) -> Chunk:

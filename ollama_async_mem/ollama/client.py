@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -10,7 +11,7 @@ import anyio
 import msgspec
 
 from ollama_async_mem import __version__
-from ollama_async_mem.errors import ModelNotFound, OllamaError, PullFailed, StatusError
+from ollama_async_mem.errors import ConfigError, ModelNotFound, OllamaError, PullFailed, StatusError
 
 from ._exchange import LinkOptions
 from ._http import Server, Timeouts
@@ -34,7 +35,7 @@ from .schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
@@ -56,6 +57,7 @@ _SHOW = msgspec.json.Decoder(ShowResponse)
 _VERSION = msgspec.json.Decoder(VersionResponse)
 _PACKED = msgspec.json.Decoder(PackedEmbeddings)
 _NOT_THERE = {400, 404, 405, 501}
+_FRAMING = {"content-length", "transfer-encoding", "connection"}
 _MANY = 16
 _ALIVE_S = 2.0
 
@@ -93,6 +95,7 @@ class OllamaClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         timeouts = timeouts or Timeouts()
+        _check_settings(host, headers or {}, timeouts, retry, max_connections)
         address = parse_host(host if host is not None else os.environ.get("OLLAMA_HOST"))
         if api_key is None and address.url.startswith("https:"):
             api_key = os.environ.get("OLLAMA_API_KEY")
@@ -311,3 +314,20 @@ async def _until_success(lines: AsyncIterator[PullProgress], model: str) -> Asyn
         yield line
     if line.status != "success":
         raise PullFailed(model, f"the server stopped after {line.status!r}")
+
+
+def _check_settings(host: object, headers: object, timeouts: object, retry: object, max_connections: object) -> None:
+    """Refuse what could only fail later, at the first request."""
+    if not isinstance(host, str | None):
+        raise ConfigError(f"host is a text such as http://127.0.0.1:11434, got {host!r}")
+    if not isinstance(headers, Mapping):
+        raise ConfigError(f"headers is a mapping of texts, got {headers!r}")
+    for name, value in headers.items():
+        if not (isinstance(name, str) and isinstance(value, str) and f"{name}{value}".isprintable()):
+            raise ConfigError(f"the header {name!r} is not made of printable texts")
+        if name.lower() in _FRAMING or not f"{name}{value}".isascii():
+            raise ConfigError(f"the header {name!r} cannot be set: it is the client's own, or not ASCII")
+    if not isinstance(timeouts, Timeouts) or not isinstance(retry, RetryPolicy | None):
+        raise ConfigError(f"timeouts is a Timeouts and retry a RetryPolicy, got {timeouts!r} and {retry!r}")
+    if not isinstance(max_connections, int) or max_connections < 1:
+        raise ConfigError(f"max_connections is at least 1, got {max_connections!r}")

@@ -127,7 +127,8 @@ def test_facts_are_extracted_when_asked_for(ollama: ScriptedOllama, capsys: Capt
     fact = {"line": 1, "quote": "I like tea", "text": "The user likes tea."}
     ollama.settings.answer = lambda _: json.dumps({"facts": [fact]})
     assert ran(capsys, "add", "I like tea", "--facts")["pending_jobs"] == 0
-    assert ran(capsys, "flush") == {"pending_jobs": 0, "turns": 1, "facts": 1}
+    flushed = ran(capsys, "flush")
+    assert flushed == {"pending_jobs": 0, "turns": 1, "facts": 1, "failed_jobs": 0, "reasons": []}
 
 
 def test_chat_from_a_pipe(ollama: ScriptedOllama, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:
@@ -226,7 +227,8 @@ def test_what_was_added_is_extracted_by_flush(ollama: ScriptedOllama, capsys: Ca
     ollama.settings.answer = lambda _: json.dumps({"facts": [fact]})
     assert ran(capsys, "add", "I like tea")["pending_jobs"] == 1
     assert ran(capsys, "search", "tea")["hits"]
-    assert ran(capsys, "flush") == {"pending_jobs": 0, "turns": 1, "facts": 1}
+    flushed = ran(capsys, "flush")
+    assert flushed == {"pending_jobs": 0, "turns": 1, "facts": 1, "failed_jobs": 0, "reasons": []}
 
 
 def test_flush_says_why_jobs_wait(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
@@ -236,7 +238,7 @@ def test_flush_says_why_jobs_wait(ollama: ScriptedOllama, capsys: CaptureFixture
     assert run(["add", "I like tea"]) == 0
     assert run(["flush"]) == 0
     out, err = capsys.readouterr()
-    assert "1 jobs waiting" in out
+    assert "1 job waiting" in out
     assert "model 'llama3.2' not found" in err
 
 
@@ -301,3 +303,26 @@ def test_usage_errors_are_json_too(ollama: ScriptedOllama, capsys: CaptureFixtur
     """With --json even a wrong option prints an object."""
     assert run(["search", "x", "--bogus", "--json"]) == USAGE
     assert "bogus" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_a_job_that_was_given_up_is_told(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """When the model's answers cannot be used, people and programs learn of it, also later."""
+    added = ran(capsys, "add", "I like tea", "--facts")
+    assert (added["pending_jobs"], added["failed_jobs"]) == (0, 1)
+    assert "does not fit" in added["reasons"][0]
+    assert run(["flush"]) == 0
+    assert "1 job given up" in capsys.readouterr().err
+
+
+def test_a_model_that_finds_nothing_is_told(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """No facts is a result that is explained."""
+    ollama.settings.answer = lambda _: '{"facts": []}'
+    assert run(["add", "I like tea"]) == 0
+    assert run(["flush"]) == 0
+    assert "llama3.2 gave no fact" in capsys.readouterr().err
+
+
+def test_errors_that_are_no_text_are_json_too(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """Arguments that are not UTF-8 do not break the report of what is wrong with them."""
+    assert run(["models", "list", "--host", "http://\udcff", "--json"]) in {FAILED, USAGE}
+    assert "message" in json.loads(capsys.readouterr().out)["error"]

@@ -124,8 +124,14 @@ async def test_cancelling_a_stream_closes_its_socket(server: ScriptedOllama) -> 
 async def test_a_stream_is_opened_before_it_is_iterated(server: ScriptedOllama) -> None:
     """Iterating without `async with` says what is missing."""
     async with OllamaClient(server.url) as client:
-        with pytest.raises(RuntimeError, match="async with"):
+        with pytest.raises(ConfigError, match="async with"):
             await anext(client.stream_chat("m", HI))
+        stream = client.stream_chat("m", HI)
+        async with stream:
+            pass
+        with pytest.raises(ConfigError, match="opened once"):
+            async with stream:
+                pass
 
 
 async def test_an_error_in_mid_stream_keeps_the_partial_text(server: ScriptedOllama) -> None:

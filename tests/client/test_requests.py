@@ -141,3 +141,38 @@ async def test_the_packed_path_keeps_the_words_of_a_refusal(server: ScriptedOlla
             await client.embed("nope", ["x"] * 20)
         await client.embed("llama3.2", ["x"] * 20)
     assert len(server.requests_to("POST /v1/embeddings")) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"host": 5},
+        {"headers": [("a", "b")]},
+        {"headers": {"x": 5}},
+        {"headers": {"x": "a\r\nb"}},
+        {"headers": {"x": "ü"}},
+        {"headers": {"Content-Length": "3"}},
+        {"timeouts": 5},
+        {"retry": 5},
+        {"max_connections": 0},
+    ],
+)
+def test_wrong_settings_are_refused_at_once(settings: dict[str, Any]) -> None:
+    """A client that could never send a request is not made."""
+    with pytest.raises(ConfigError):
+        OllamaClient(**settings)
+
+
+@pytest.mark.parametrize("content", ["half \ud800", object()])
+async def test_what_json_cannot_hold_is_refused(server: ScriptedOllama, content: Any) -> None:
+    """Half a character, or an object, in a request is a ConfigError; whole, streamed and embedded."""
+    messages = [{"role": "user", "content": content}]
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ConfigError, match="written as JSON"):
+            await client.chat("m", messages)
+        with pytest.raises(ConfigError, match="written as JSON"):
+            async with client.stream_chat("m", messages):
+                pass
+        with pytest.raises(ConfigError, match="written as JSON"):
+            await client.embed("m", [content])
+    assert server.requests == []

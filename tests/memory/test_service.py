@@ -433,3 +433,59 @@ async def test_a_cancelled_caller_waits_for_the_remembering_only_so_long(
                 async with asyncio.timeout(3):
                     await task
         assert (await mem.count()).turns == 2
+
+
+async def test_a_chat_without_words_is_not_remembered(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """An answer of blanks is no exchange, and no error."""
+    server.settings.answer = lambda _: " "
+    async with memory() as mem:
+        async with mem.chat("hello", user_id="a") as stream:
+            assert "".join([piece async for piece in stream.text()]).strip() == ""
+        assert stream.added is None
+        assert (await mem.count()).turns == 0
+
+
+async def test_memories_and_chats_are_opened_once(memory: Callable[..., Memory]) -> None:
+    """A second opening is refused in words: what was closed with the first would be missing."""
+    mem = memory()
+    async with mem:
+        chat = mem.chat("hello", user_id="a", infer=False)
+        async with chat:
+            pass
+        with pytest.raises(ConfigError, match="opened once"):
+            async with chat:
+                pass
+    with pytest.raises(ConfigError, match="opened once"):
+        async with mem:
+            pass
+
+
+async def test_a_chat_can_wait_for_its_facts(memory: Callable[..., Memory]) -> None:
+    """`infer="now"` in a chat tells how the extraction went, as `add` does."""
+    async with memory() as mem:
+        async with mem.chat("hello", user_id="a", infer="now") as stream:
+            async for _ in stream.text():
+                pass
+        assert stream.added
+        assert stream.added.extraction == "failed"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.list(user_id="a", limit=10**20),
+        lambda m: m.list(user_id="a", limit="5"),
+        lambda m: m.list(user_id="a", cursor=5),
+        lambda m: m.list(user_id="a", kinds=["note"]),
+        lambda m: m.search("x", user_id="a", kinds=None),
+        lambda m: m.context("x", user_id="a", max_tokens="many"),
+        lambda m: m.count(user_id=5),
+    ],
+)
+async def test_wrong_questions_are_named(memory: Callable[..., Memory], call: Callable[[Any], Any]) -> None:
+    """Limits, cursors, kinds and ids of a wrong kind are refused before the store sees them."""
+    async with memory() as mem:
+        with pytest.raises(ConfigError):
+            await call(mem)
+        with pytest.raises(ConfigError):
+            mem.chat("x", user_id="a", infer="zz")  # type: ignore[arg-type]
