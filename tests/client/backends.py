@@ -1,4 +1,4 @@
-"""Tests of the client that run on asyncio and on trio, and a way to cancel them anywhere."""
+"""What tests of the client share: asyncio and trio, a way to cancel anywhere, and a small conversation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import anyio
 import pytest
 from fakes import ScriptedOllama
 
+from ollama_async_mem import RetryPolicy
 from ollama_async_mem.ollama._links import NativeLink
 
 if TYPE_CHECKING:
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from ollama_async_mem.ollama._pool import Pool
 
 BACKENDS = ("asyncio", "trio")
+HI = [{"role": "user", "content": "hello there"}]
+ONCE = RetryPolicy(attempts=1)
+LINE = b'{"message":{"content":"x"},"done":false}\n'
+VERSION = b'{"version":"1"}'
+
+
+async def read(client: OllamaClient) -> str:
+    """Stream an answer to its end; returns the text."""
+    async with client.stream_chat("m", HI) as stream:
+        return "".join([piece async for piece in stream.text()])
 
 
 def on_both(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from fakes import STALL, Close, Pause, Raw, Reply, Request, ScriptedOllama, head
 from fakes import chunk as http_chunk
 
-from ollama_async_mem import OllamaClient, RetryPolicy, Timeouts
+from ollama_async_mem import OllamaClient, Timeouts
 from ollama_async_mem.errors import (
     ConfigError,
     ConnectFailed,
@@ -25,25 +25,13 @@ from ollama_async_mem.ollama._links import NativeLink
 from ollama_async_mem.ollama._pool import NoFreeConnection, Pool
 from ollama_async_mem.ollama.hosts import Host
 
-from .backends import on_both, pool_of, tls_server, together, trusting
+from .backends import ONCE, VERSION, on_both, pool_of, read, tls_server, together, trusting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     import trustme
-
-HI = [{"role": "user", "content": "hello there"}]
-ONCE = RetryPolicy(attempts=1)
-LINE = b'{"message":{"content":"x"},"done":false}\n'
-VERSION = b'{"version":"1"}'
-
-
-async def read(client: OllamaClient) -> str:
-    """Stream an answer to its end; returns the text."""
-    async with client.stream_chat("m", HI) as stream:
-        return "".join([piece async for piece in stream.text()])
-
 
 # --- the pool -----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from fakes import STALL, Close, Hold, Pause, Raw, Reply, Reset, ScriptedOllama, 
 from fakes import chunk as http_chunk
 from fakes.ports import bound_socket
 
-from ollama_async_mem import OllamaClient, RetryPolicy
+from ollama_async_mem import OllamaClient
 from ollama_async_mem.errors import (
     OllamaError,
     ProtocolError,
@@ -26,24 +26,26 @@ from ollama_async_mem.errors import (
 from ollama_async_mem.ollama._connection import Address, Limits
 from ollama_async_mem.ollama._pool import Pool
 
-from .backends import BACKENDS, cancelled_everywhere, on_both, pool_of, tls_server, together, trusting, until
+from .backends import (
+    BACKENDS,
+    HI,
+    LINE,
+    ONCE,
+    VERSION,
+    cancelled_everywhere,
+    on_both,
+    pool_of,
+    read,
+    tls_server,
+    together,
+    trusting,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import trustme
-
-HI = [{"role": "user", "content": "hello there"}]
-ONCE = RetryPolicy(attempts=1)
-LINE = b'{"message":{"content":"x"},"done":false}\n'
-VERSION = b'{"version":"1"}'
-
-
-async def read(client: OllamaClient) -> str:
-    """Stream an answer to its end; returns the text."""
-    async with client.stream_chat("m", HI) as stream:
-        return "".join([piece async for piece in stream.text()])
-
 
 # --- cancellation -------------------------------------------------------------------------------------------------
 
@@ -123,7 +125,7 @@ async def test_a_task_of_asyncio_is_cancelled_anywhere(fake: ScriptedOllama) -> 
             await asyncio.gather(*tasks, return_exceptions=True)
             await until(lambda: pool_of(client).connections[0] == 0)
         async with asyncio.timeout(5):
-            await asyncio.gather(client.version(), client.version())
+            assert all(await asyncio.gather(client.version(), client.version()))
     await fake.wait_closed_connections()
 
 

@@ -9,25 +9,14 @@ import httpx
 import pytest
 from fakes import Reply, ScriptedOllama, refusing_port
 
-from ollama_async_mem import OllamaClient, RetryPolicy, Timeouts
+from ollama_async_mem import OllamaClient, Timeouts
 from ollama_async_mem.errors import (
     ConfigError,
     OllamaError,
     StatusError,
 )
 
-from .backends import on_both, pool_of
-
-HI = [{"role": "user", "content": "hello there"}]
-ONCE = RetryPolicy(attempts=1)
-LINE = b'{"message":{"content":"x"},"done":false}\n'
-VERSION = b'{"version":"1"}'
-
-
-async def read(client: OllamaClient) -> str:
-    """Stream an answer to its end; returns the text."""
-    async with client.stream_chat("m", HI) as stream:
-        return "".join([piece async for piece in stream.text()])
+from .backends import ONCE, on_both, pool_of
 
 
 @on_both
