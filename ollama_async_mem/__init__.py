@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ollama_async_mem.app import Memory
+    from ollama_async_mem.config import EmbedderConfig, OllamaConfig, Settings, load_config, load_settings
     from ollama_async_mem.embedding import OllamaEmbedder
     from ollama_async_mem.llm import OllamaLLM
     from ollama_async_mem.memory.chat import MemoryChat
     from ollama_async_mem.memory.service import MemoryService
     from ollama_async_mem.ollama._http import Timeouts
-    from ollama_async_mem.ollama._retry import RetryPolicy
+    from ollama_async_mem.ollama._retry import RetryPolicy, no_retry_waits
     from ollama_async_mem.ollama._streams import ChatStream, GenerateStream
     from ollama_async_mem.ollama.client import OllamaClient
     from ollama_async_mem.ollama.models import PullState
@@ -46,6 +47,7 @@ _HOMES = {
     "ChatStream": "ollama._streams",
     "Counts": "records",
     "EmbedResponse": "ollama.schema",
+    "EmbedderConfig": "config",
     "Fact": "records",
     "GenerateChunk": "ollama.schema",
     "GenerateResponse": "ollama.schema",
@@ -57,6 +59,7 @@ _HOMES = {
     "Message": "records",
     "ModelInfo": "ollama.schema",
     "OllamaClient": "ollama.client",
+    "OllamaConfig": "config",
     "OllamaEmbedder": "embedding",
     "OllamaLLM": "llm",
     "Page": "records",
@@ -66,10 +69,14 @@ _HOMES = {
     "RunningModel": "ollama.schema",
     "Scope": "records",
     "SearchResult": "records",
+    "Settings": "config",
     "ShowResponse": "ollama.schema",
     "Timeouts": "ollama._http",
     "ToolCall": "ollama.schema",
     "Turn": "records",
+    "load_config": "config",
+    "load_settings": "config",
+    "no_retry_waits": "ollama._retry",
     "open_store": "stores",
     "run_tools": "ollama.tools",
     "tool_schema": "ollama.tools",
@@ -83,6 +90,7 @@ __all__ = [
     "ChatStream",
     "Counts",
     "EmbedResponse",
+    "EmbedderConfig",
     "Fact",
     "GenerateChunk",
     "GenerateResponse",
@@ -94,6 +102,7 @@ __all__ = [
     "Message",
     "ModelInfo",
     "OllamaClient",
+    "OllamaConfig",
     "OllamaEmbedder",
     "OllamaLLM",
     "Page",
@@ -103,10 +112,14 @@ __all__ = [
     "RunningModel",
     "Scope",
     "SearchResult",
+    "Settings",
     "ShowResponse",
     "Timeouts",
     "ToolCall",
     "Turn",
+    "load_config",
+    "load_settings",
+    "no_retry_waits",
     "open_store",
     "run_tools",
     "tool_schema",

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from ollama_async_mem.config import load_settings
+import anyio.to_thread
+
+from ollama_async_mem.config import load_settings, settings_file
+from ollama_async_mem.connect import connect
 from ollama_async_mem.embedding import OllamaEmbedder
 from ollama_async_mem.llm import OllamaLLM
 from ollama_async_mem.memory.service import MemoryService
-from ollama_async_mem.ollama.client import OllamaClient
 from ollama_async_mem.stores import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ollama_async_mem.config import ConnectionConfig, Settings
+    from ollama_async_mem.ollama.client import OllamaClient
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
 
 __all__ = ["Memory"]
@@ -32,12 +38,17 @@ class Memory(MemoryService):
             OLLAMA_ASYNC_MEM_LLM, else llama3.2.
         embedder: embedding model, by name or as any `ports.Embedder`; by default OLLAMA_ASYNC_MEM_EMBEDDER, else
             nomic-embed-text. A store holds the vectors of one model only.
-        host: the Ollama server, in the grammar of OLLAMA_HOST, which is the default.
-        client: an `OllamaClient` to use in place of one of its own; it stays open afterwards.
+        host: the Ollama server of both models, in the grammar of OLLAMA_HOST, which is the default.
+        client: an `OllamaClient` to use for both models, whatever the settings say; it stays open afterwards.
+        config: settings, as a mapping or the path of a YAML or JSON file, see `load_config`; by default the file
+            that OLLAMA_ASYNC_MEM_CONFIG names. Variables win over them, and arguments over both.
         extract_here: whether this process works off the extraction queue, or leaves it to others on the store.
 
-    Constructing does no I/O.
+    Constructing does no I/O. A settings file is read when the memory is opened: only then it may be found wrong, and
+    only then `store` and `client` are those that it names.
     """
+
+    client: OllamaClient
 
     def __init__(
         self,
@@ -47,16 +58,60 @@ class Memory(MemoryService):
         embedder: str | Embedder | None = None,
         host: str | None = None,
         client: OllamaClient | None = None,
+        config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         extract_here: bool = True,
     ) -> None:
-        settings = load_settings(store=_name(store), llm=_name(llm), embedder=_name(embedder), host=host)
-        self.client = client or OllamaClient(settings.host)
+        config = settings_file() if config is None else config
+        names = {"store": _name(store), "llm": _name(llm), "embedder": _name(embedder), "host": host}
+        self._file = None if isinstance(config, Mapping) else config
+        self._load = partial(load_settings, **names)
+        self._assemble = partial(
+            self._assembled, store=store, llm=llm, embedder=embedder, client=client, extract_here=extract_here
+        )
+        self._assemble(self._load(config=config if self._file is None else {}))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | str | os.PathLike[str], **arguments: Any) -> Self:
+        """Make a memory of settings, see `load_config` for their shape; other arguments win over them.
+
+        Raises:
+            ConfigError: a setting in a mapping is unknown or cannot be; those in a file are read on opening.
+        """
+        return cls(config=config, **arguments)
+
+    async def __aenter__(self) -> Self:
+        if self._file is not None:
+            self._assemble(await anyio.to_thread.run_sync(partial(self._load, config=self._file)))
+            self._file = None
+        return await super().__aenter__()
+
+    def _assembled(
+        self,
+        settings: Settings,
+        *,
+        store: str | os.PathLike[str] | MemoryStore | None,
+        llm: str | ChatModel | None,
+        embedder: str | Embedder | None,
+        client: OllamaClient | None,
+        extract_here: bool,
+    ) -> None:
+        """Make the parts that were not given, with one client for all that one can serve."""
+        clients: dict[object, OllamaClient] = {}
+
+        def client_for(config: ConnectionConfig) -> OllamaClient:
+            if client is None and config.connection not in clients:
+                clients[config.connection] = connect(config)
+            return client or clients[config.connection]
+
+        self.client = client_for(settings.llm.without_timeout())
         super().__init__(
             store=_given_or(store, lambda: open_store(settings.store)),
-            embedder=_given_or(embedder, lambda: OllamaEmbedder(self.client, settings.embedder)),
-            llm=_given_or(llm, lambda: OllamaLLM(self.client, settings.llm)),
+            embedder=_given_or(
+                embedder, lambda: OllamaEmbedder(settings.embedder, client=client_for(settings.embedder))
+            ),
+            llm=_given_or(llm, lambda: OllamaLLM(settings.llm, client=client_for(settings.llm))),
             extract_here=extract_here,
-            resources=() if client else (self.client,),
+            resources=tuple(clients.values()),
         )
 
 

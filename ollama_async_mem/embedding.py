@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
 import numpy as np
 
+from ollama_async_mem.config import EmbedderConfig
+from ollama_async_mem.connect import connect
 from ollama_async_mem.errors import ConfigError, OllamaError, StatusError
 from ollama_async_mem.ollama.names import canonical, display
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
@@ -37,6 +39,7 @@ _PREFIXES = (
         "",
     ),
 )
+_ACTIONS = ("add", "update", "search", None)
 
 
 def prefixes(model: str) -> tuple[str, str]:
@@ -68,16 +71,32 @@ class OllamaEmbedder:
     A call is sent at once while fewer than `in_flight` requests are under way; what comes meanwhile is
     gathered into the next request, up to `batch` texts. Ollama embeds one text at a time, so larger requests
     gain nothing.
+
+    Args:
+        config: an `EmbedderConfig`, a mapping of its fields, or a model's name.
+        client: the client to use; without one it makes its own of the config, and closes it when it is left.
+        batch: most texts in one request.
+        in_flight: most requests at once.
     """
 
-    def __init__(self, client: OllamaClient, model: str, *, batch: int = 64, in_flight: int = 2) -> None:
+    def __init__(
+        self,
+        config: EmbedderConfig | Mapping[str, Any] | str | None = None,
+        *,
+        client: OllamaClient | None = None,
+        batch: int = 64,
+        in_flight: int = 2,
+    ) -> None:
         if min(batch, in_flight) < 1:
             raise ConfigError(f"batch and in_flight are at least 1, got {batch} and {in_flight}")
-        self._client = client
-        self._name = model
+        self.config = EmbedderConfig.of(config)
+        self.client = client or connect(self.config)
+        self._owns_client = client is None
         self._batch = batch
         self._in_flight = in_flight
-        self._query_prefix, self._document_prefix = prefixes(model)
+        query, document = prefixes(self.config.model)
+        self._query_prefix = query if self.config.query_prefix is None else self.config.query_prefix
+        self._document_prefix = document if self.config.document_prefix is None else self.config.document_prefix
         self._stack = AsyncExitStack()
         self._queue: MemoryObjectSendStream[_Waiting] | None = None
         self._callers: set[_Waiting] = set()
@@ -85,9 +104,11 @@ class OllamaEmbedder:
     @property
     def model(self) -> str:
         """The model's name with its tag."""
-        return display(self._name)
+        return display(self.config.model)
 
     async def __aenter__(self) -> Self:
+        if self._owns_client:
+            await self._stack.enter_async_context(self.client)
         # No bound of its own: each caller waits for its answer, so the queue is as long as there are callers.
         self._queue, receive = anyio.create_memory_object_stream[_Waiting](math.inf)
         self._stack.enter_context(self._queue)
@@ -110,11 +131,24 @@ class OllamaEmbedder:
         Raises:
             OllamaError: the server could not be reached, or refused.
         """
-        return await self._embed([self._document_prefix + text for text in texts])
+        return await self.embed_batch(texts, "add")
 
     async def embed_query(self, text: str) -> Vector:
         """Embed a text that looks for others: a float32 vector of length one."""
-        return (await self._embed([self._query_prefix + text]))[0]
+        return await self.embed(text, "search")
+
+    async def embed(self, text: str, memory_action: Literal["add", "update", "search"] | None = None) -> Vector:
+        """Embed one text: with "search" as one that looks for others, else as one that is to be found."""
+        return (await self.embed_batch([text], memory_action))[0]
+
+    async def embed_batch(
+        self, texts: Sequence[str], memory_action: Literal["add", "update", "search"] | None = None
+    ) -> list[Vector]:
+        """Embed texts: one float32 vector of length one for each, in order; `memory_action` is as of `embed`."""
+        if memory_action not in _ACTIONS:
+            raise ConfigError(f"memory_action is 'add', 'update', 'search' or None, got {memory_action!r}")
+        prefix = self._query_prefix if memory_action == "search" else self._document_prefix
+        return await self._embed([prefix + text for text in texts])
 
     async def _embed(self, texts: list[str]) -> list[Vector]:
         parts = [_Waiting(texts[i : i + self._batch]) for i in range(0, len(texts), self._batch)]
@@ -126,7 +160,7 @@ class OllamaEmbedder:
 
     async def _answered(self, parts: list[_Waiting]) -> list[Vector]:
         if self._queue is None:
-            raise RuntimeError("an OllamaEmbedder works inside 'async with'")
+            raise ConfigError("an OllamaEmbedder works inside 'async with'")
         for part in parts:
             self._queue.send_nowait(part)
         vectors: list[Vector] = []
@@ -171,7 +205,8 @@ class OllamaEmbedder:
 
     async def _fail(self, group: list[_Waiting], exc: Exception) -> None:
         """One caller's bad text must not fail its neighbours: they are asked for apart."""
-        if len(group) > 1 and (isinstance(exc, StatusError) or not isinstance(exc, OllamaError)):
+        is_of_a_text = isinstance(exc, StatusError) and not exc.retryable
+        if len(group) > 1 and (is_of_a_text or not isinstance(exc, OllamaError)):
             for part in group:
                 await self._serve([part])
             return
@@ -179,7 +214,13 @@ class OllamaEmbedder:
             part.answer([], exc)
 
     async def _request(self, texts: list[str]) -> list[Vector]:
-        response = await self._client.embed(self._name, texts)
+        dims = self.config.embedding_dims
+        response = await self.client.embed(self.config.model, texts, dimensions=dims, keep_alive=self.config.keep_alive)
+        if dims and any(len(vector) != dims for vector in response.embeddings):
+            raise ConfigError(
+                f"{self.model} makes vectors of {len(response.embeddings[0])}, not of embedding_dims={dims}: "
+                "leave embedding_dims out, or give a smaller one"
+            )
         return [_unit(np.asarray(vector)) for vector in response.embeddings]
 
 

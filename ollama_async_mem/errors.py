@@ -10,6 +10,7 @@ __all__ = [
     "AuthenticationFailed",
     "ConfigError",
     "ConnectFailed",
+    "CreateFailed",
     "EmbeddingMismatch",
     "ExtractionFailed",
     "FirstByteTimeout",
@@ -20,6 +21,7 @@ __all__ = [
     "OllamaError",
     "ProtocolError",
     "PullFailed",
+    "PushFailed",
     "RecordNotFound",
     "RequestTimeout",
     "SchemaTooNew",
@@ -32,6 +34,7 @@ __all__ = [
     "StreamError",
     "StreamFailed",
     "StreamTruncated",
+    "TotalTimeout",
 ]
 
 
@@ -62,12 +65,13 @@ class ConnectFailed(OllamaError):
 
     retryable = True
 
-    def __init__(self, url: str, reason: str) -> None:
+    def __init__(self, url: str, reason: str, *, advice: str = "") -> None:
         super().__init__(
             f"cannot connect to Ollama at {url}: {reason}. "
-            "Start it with 'ollama serve', or set OLLAMA_HOST (or host=) to where it runs."
+            f"Start it with 'ollama serve', or set OLLAMA_HOST (or host=) to where it runs.{advice and f' {advice}'}"
         )
         self.url = url
+        self.reason = reason
 
 
 class RequestTimeout(OllamaError):
@@ -89,14 +93,25 @@ class StallTimeout(RequestTimeout):
     """An answer began and then stopped coming."""
 
 
-class StatusError(OllamaError):
-    """The server answered with an HTTP status that is not a success."""
+class TotalTimeout(RequestTimeout):
+    """A call with its retries, or a whole stream, took longer than `Timeouts.total_s`."""
 
-    def __init__(self, status: int, message: str, *, url: str = "", retry_after_s: float | None = None) -> None:
-        super().__init__(f"{message} (HTTP {status}{f' from {url}' if url else ''})")
+
+class StatusError(OllamaError):
+    """The server answered with an HTTP status that is not a success.
+
+    `signin_url` is where the server says that one can sign in, "" where it says nothing.
+    """
+
+    def __init__(
+        self, status: int, message: str, *, url: str = "", retry_after_s: float | None = None, signin_url: str = ""
+    ) -> None:
+        text = f"{message} (HTTP {status}{f' from {url}' if url else ''})"
+        super().__init__(f"{text}: sign in at {signin_url}" if signin_url else text)
         self.status = status
         self.message = message
         self.retry_after_s = retry_after_s
+        self.signin_url = signin_url
 
 
 class ModelNotFound(StatusError):
@@ -104,7 +119,10 @@ class ModelNotFound(StatusError):
 
 
 class ServerBusy(StatusError):
-    """The server is overloaded or its backend is briefly away (429, 502, 503, 504)."""
+    """The server is overloaded or its backend is briefly away.
+
+    That is 429, 499, 502, 503, 504, and 400 and 500 where the words say that the model's process stopped.
+    """
 
     retryable = True
 
@@ -138,6 +156,22 @@ class PullFailed(OllamaError):
 
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(f"pulling {model!r} failed: {reason}")
+        self.model = model
+
+
+class PushFailed(OllamaError):
+    """A model could not be pushed."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"pushing {model!r} failed: {reason}")
+        self.model = model
+
+
+class CreateFailed(OllamaError):
+    """A model could not be created."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"creating {model!r} failed: {reason}")
         self.model = model
 
 

@@ -31,6 +31,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         if name.startswith("OLLAMA_") and name != "OLLAMA_ASYNC_MEM_MODELS":  # where a big download may lie already
             monkeypatch.delenv(name)
     monkeypatch.setenv("OLLAMA_ASYNC_MEM_STORE", str(tmp_path_factory.mktemp("data") / "memory.db"))
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_FIND_HOST", "0")  # tests may run in a container
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ ALLOWED: dict[str, set[str]] = {
     "ports": {"records", "errors"},
     "config": {"records", "errors"},
     "ollama": {"errors"},
-    "llm": {"ollama", "config", "ports", "records", "errors"},
-    "embedding": {"ollama", "config", "ports", "records", "errors"},
+    "connect": {"ollama", "config", "errors"},
+    "llm": {"connect", "ollama", "config", "ports", "records", "errors"},
+    "embedding": {"connect", "ollama", "config", "ports", "records", "errors"},
     "stores": {"config", "ports", "records", "errors"},
     "memory": {"ports", "records", "errors"},
-    "app": {"memory", "llm", "embedding", "stores", "ollama", "config", "ports", "records", "errors"},
+    "app": {"memory", "llm", "embedding", "stores", "connect", "ollama", "config", "ports", "records", "errors"},
     "engine": {"ollama", "config", "errors"},
 }
 ALLOWED["cli"] = ALLOWED["app"] | {"app", "engine"}

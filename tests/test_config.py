@@ -1,25 +1,311 @@
-"""Settings and where they come from."""
+"""Settings: what is allowed, what is said of the rest, and where they come from."""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import platformdirs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ollama_async_mem.config import data_folder, default_store, load_settings
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem import EmbedderConfig, OllamaConfig, Settings, load_config, load_settings
+from ollama_async_mem.config import data_folder, default_store
+from ollama_async_mem.errors import ConfigError, MissingExtra
+
+SEED = {"temperature": 0.1, "num_predict": 2000, "top_p": 0.1, "top_k": 1}
+MOST = 2**31 - 1
+REALS = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repeat_penalty": (5e-324, MOST),
+    "timeout": (5e-324, MOST),
+    "keep_alive": (-MOST, MOST),
+}
+INTEGERS = {
+    "top_k": (0, MOST),
+    "num_ctx": (1, MOST),
+    "num_batch": (1, MOST),
+    "num_keep": (-1, MOST),
+    "num_gpu": (-1, MOST),
+    "repeat_last_n": (-1, MOST),
+    "main_gpu": (0, MOST),
+    "num_thread": (0, MOST),
+    "max_tokens": (-2, MOST),
+}
+NUMBERS = st.integers(-4, 4) | st.integers() | st.floats(-4, 4) | st.floats()
+YAML = """
+llm:
+  provider: ollama
+  config: {model: 'llama2', temperature: 0.5, top_p: 1, stream: true, base_url: 'http://localhost:11434'}
+embedder:
+  provider: ollama
+  config:
+    model: 'mxbai-embed-large:latest'
+store: sqlite:///notes.db
+"""
+
+
+def made(field: str, value: Any) -> OllamaConfig:
+    """A configuration with one value set."""
+    return OllamaConfig(**{field: value})
+
+
+def test_the_defaults_are_those_of_mem0() -> None:
+    """`OllamaConfig()` alone is what its users know, and its options have the server's names."""
+    assert OllamaConfig().model == "llama3.1:70b"
+    assert OllamaConfig().options == SEED
+    assert EmbedderConfig().model == "nomic-embed-text"
+    bare = OllamaConfig(temperature=None, max_tokens=None, top_p=None, top_k=None)
+    assert bare.options == {}
+
+
+def test_every_option_of_the_server_can_be_set() -> None:
+    """All that api/types.go lists goes out under its own name; what is no option does not."""
+    given: dict[str, Any] = {
+        "num_ctx": 8192,
+        "num_batch": 64,
+        "num_gpu": -1,
+        "main_gpu": 0,
+        "use_mmap": False,
+        "num_thread": 2,
+    }
+    given |= {"draft_num_predict": 0, "num_keep": 4, "seed": 7, "min_p": 0.1, "typical_p": 1.0, "repeat_last_n": 64}
+    given |= {"repeat_penalty": 1.1, "presence_penalty": 0.5, "frequency_penalty": -0.5, "stop": ["END"]}
+    config = OllamaConfig(**given, think="low", keep_alive="5m", timeout=9, api_key="k")
+    assert config.options == {**SEED, **given}
+
+
+@given(st.sampled_from(sorted(REALS)), NUMBERS)
+def test_a_number_is_taken_exactly_where_it_can_be(field: str, value: float) -> None:
+    """Numbers within the range are taken as they are; others, infinity and NaN are errors that name the field."""
+    low, high = REALS[field]
+    if low <= value <= high:
+        assert getattr(made(field, value), field) == value
+    else:
+        with pytest.raises(ConfigError, match=f"^{field} cannot be .*; allowed is a number"):
+            made(field, value)
+
+
+@given(st.sampled_from(sorted(INTEGERS)), NUMBERS)
+def test_an_integer_is_taken_exactly_where_it_can_be(field: str, value: float) -> None:
+    """The same for integers, where a float is refused: the server would cut it without a word."""
+    low, high = INTEGERS[field]
+    if isinstance(value, int) and low <= value <= high and (field, value) != ("max_tokens", 0):
+        assert getattr(made(field, value), field) == value
+    else:
+        with pytest.raises(ConfigError, match=f"^{field} cannot be .*; allowed is an integer from "):
+            made(field, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("model", " ", "a text that is not blank"),
+        ("model", None, "a text that is not blank"),
+        ("temperature", "hot", "a number from 0 to 2"),
+        ("temperature", True, "a number from 0 to 2"),
+        ("top_k", "1", "an integer from 0"),
+        ("stop", [1], "a list of texts, or a text"),
+        ("think", "much", "true, false, 'low', 'medium', 'high' or 'max'"),
+        ("keep_alive", "300", "a number of seconds, below 0 for ever, or a text such as '5m'"),
+        ("headers", {"a": 1}, "a mapping of texts to texts"),
+        ("use_mmap", "yes", "true or false"),
+        ("max_tokens", 0, "an integer from 1, -1 or -2"),
+    ],
+)
+def test_wrong_values_are_named(field: str, value: Any, allowed: str) -> None:
+    """An error names the field and what is allowed, and shows the value unless it is a secret."""
+    with pytest.raises(ConfigError) as caught:
+        made(field, value)
+    assert str(caught.value).startswith(f"{field} cannot be {'this secret' if field == 'headers' else repr(value)}")
+    assert allowed in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["5m", "1h30m", "-1s", "0", "1.5s", ".5s", 300, -1, 0.5])
+def test_go_durations_and_seconds_are_taken(value: Any) -> None:
+    """`keep_alive` is what the server takes."""
+    assert OllamaConfig(keep_alive=value).keep_alive == value
+
+
+def test_a_stop_text_becomes_a_list() -> None:
+    """The server answers 500 to a bare text, so it is wrapped."""
+    assert OllamaConfig(stop="END").options["stop"] == ["END"]
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither `repr` nor an error shows keys, header values or passwords; fields that are not set are left out."""
+    config = OllamaConfig(api_key="s3cret", headers={"x-a": "s3cret"}, ollama_base_url="http://me:s3cret@box:1")
+    settings = Settings(store="m.db", llm=config, embedder=EmbedderConfig())
+    for text in (repr(config), repr(settings), repr(config.__rich_repr__())):
+        assert "s3cret" not in text
+        assert "//***@box:1" in text
+    assert "num_ctx" not in repr(config)
+    assert msgspec.structs.asdict(config)["api_key"] == "s3cret"
+
+
+def test_a_mapping_has_the_names_of_the_seed() -> None:
+    """`base_url` is another name, `stream` says nothing, and a name alone is a model."""
+    config = OllamaConfig.from_mapping({"model": "m", "base_url": "http://box:1", "stream": True})
+    assert (config.model, config.ollama_base_url, config.temperature) == ("m", "http://box:1", 0.1)
+    assert EmbedderConfig.from_mapping({"dimensions": 256}).embedding_dims == 256
+    assert OllamaConfig.of("m") == OllamaConfig(model="m")
+    assert OllamaConfig.of(config) is config
+    assert OllamaConfig.of(None) == OllamaConfig()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"temprature": 1}, "unknown key 'temprature', did you mean 'temperature'?"),
+        ({"num_predict": 1}, "unknown key 'num_predict': it is called 'max_tokens' here"),
+        ({"stream": "yes"}, "unknown key 'stream'; known are ollama_base_url, "),
+        ({1: 2}, "unknown key '1'; known are "),
+        ({"base_url": "a", "ollama_base_url": "b"}, "ollama_base_url is given twice"),
+        ({"temperature": 3}, "temperature cannot be 3; allowed is a number from 0 to 2"),
+        ([], "OllamaConfig is a mapping of keys to values, got []"),
+    ],
+)
+def test_what_is_wrong_with_a_mapping_is_said(mapping: Any, message: str) -> None:
+    """An unknown key names the nearest known one, or what to use in its place."""
+    with pytest.raises(ConfigError) as caught:
+        OllamaConfig.from_mapping(mapping)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"llm": {"config": {"temprature": 1}}}, "unknown key 'llm.config.temprature', did you mean 'temperature'?"),
+        ({"llm": {"config": {"top_p": 7}}}, "llm.config.top_p cannot be 7; allowed is a number from 0 to 1"),
+        ({"llm": {"model": "m"}}, "unknown key 'llm.model': it belongs under 'llm.config'"),
+        ({"llm": {"provider": "openai"}}, "llm.provider cannot be 'openai'; allowed is ollama"),
+        ({"llm": {"config": [1]}}, "llm.config is a mapping of keys to values, got [1]"),
+        ({"llm": 5}, "llm is a mapping of keys to values, got 5"),
+        ({"llm": " "}, "llm.model cannot be ' '; allowed is a text that is not blank"),
+        ({"embeder": {}}, "unknown key 'embeder', did you mean 'embedder'?"),
+        ({"store": 5}, "store cannot be 5; allowed is a text that is not blank"),
+        ({"vector_store": {}}, "unknown key 'vector_store': name the one file of all memories by 'store'"),
+        ({"custom_instructions": "x"}, "unknown key 'custom_instructions'"),
+        (None, "settings are a mapping or the path of a file, got None"),
+    ],
+)
+def test_what_is_wrong_with_settings_is_said(settings: Any, message: str) -> None:
+    """At any depth the dotted path is named; keys of Mem0 say what takes their place."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(settings)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["settings.yaml", "settings.yml", "settings", "settings.json"])
+def test_files_are_read_by_their_suffix(name: str, tmp_path: Path) -> None:
+    """YAML and JSON say the same, and what was read can be given on as a mapping."""
+    path = tmp_path / name
+    content = {"llm": "qwen3", "embedder": None, "store": "a.db"}
+    path.write_text(json.dumps(content) if name.endswith("json") else "llm: qwen3\nembedder:\nstore: a.db\n")
+    assert load_config(path) == content
+    assert load_settings({}, config=load_config(path)).llm.model == "qwen3"
+
+
+def test_the_settings_of_the_seed_are_read(tmp_path: Path) -> None:
+    """Its file means what it says; what it does not say is the default of this library, not of the class."""
+    path = tmp_path / "ollama.yaml"
+    path.write_text(YAML)
+    settings = load_settings({}, config=path)
+    assert settings.llm.options == {"temperature": 0.5, "top_p": 1, "num_predict": 2000}
+    assert (settings.llm.model, settings.llm.ollama_base_url) == ("llama2", "http://localhost:11434")
+    assert (settings.embedder.model, settings.embedder.ollama_base_url) == ("mxbai-embed-large:latest", None)
+    assert settings.store == "sqlite:///notes.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", b"llm: [1\nstore: x", "cannot be read as yaml: .*line 2, column"),
+        ("a.json", b'{"llm": 1,\n "store": }', "cannot be read as json: .*line 2 column"),
+        ("a.yaml", b"\xff\xfe\x00", "cannot be read as yaml: "),
+        ("a.yaml", b"- 1", r"the content of .*a.yaml is a mapping of keys to values, got \[1\]"),
+        ("a.yaml", b"a: !!python/object/apply:os.abort []", "cannot be read as yaml: "),
+        ("a.yaml", b"#" * 65_537, "larger than 65,536 bytes"),
+        ("a.yaml", b"[" * 60_000, "cannot be read as yaml: "),
+        ("a.yaml", b"llm: {config: {top_k: x}}", "a.yaml: llm.config.top_k cannot be 'x'"),
+        ("a.yaml", b"lm: m", "a.yaml: unknown key 'lm', did you mean 'llm'"),
+    ],
+)
+def test_a_bad_file_says_where(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    """Whatever is wrong with a file, the error names the file, and line and column where they are known."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file that is not there, or a folder, is an error with its path and the reason."""
+    with pytest.raises(ConfigError, match=r"none.yaml: No such file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path)
+    with pytest.raises(ConfigError, match="null"):
+        load_config("a\0b")
+
+
+def test_yaml_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON needs no package; YAML names the extra."""
+    (tmp_path / "a.yaml").write_text("store: x")
+    (tmp_path / "a.json").write_text('{"store": "x"}')
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert load_config(tmp_path / "a.json") == {"store": "x"}
+    with pytest.raises(MissingExtra, match=r"ollama-async-mem\[yaml\]"):
+        load_config(tmp_path / "a.yaml")
 
 
 def test_later_sources_win() -> None:
-    """Defaults are overruled by the environment, and that by arguments; None and blank variables are passed over."""
-    environment = {"OLLAMA_ASYNC_MEM_LLM": "qwen3", "OLLAMA_HOST": " box:1 ", "OLLAMA_ASYNC_MEM_EMBEDDER": "  "}
-    settings = load_settings(environment, llm="mine", store=None)
-    assert (settings.llm, settings.host, settings.embedder) == ("mine", "box:1", "nomic-embed-text")
-    assert settings.store == default_store(environment)
-    assert load_settings(environment).llm == "qwen3"
-    assert load_settings({}).llm == "llama3.2"
+    """Defaults < file < environment < arguments; None and blank variables are passed over; each origin is known."""
+    environment = {"OLLAMA_ASYNC_MEM_LLM": "qwen3", "OLLAMA_ASYNC_MEM_EMBEDDER": "  ", "OLLAMA_ASYNC_MEM_STORE": "env"}
+    config = {"llm": {"config": {"model": "file", "seed": 1}}, "embedder": "file", "store": "file"}
+    settings = load_settings(environment, config=config, store="mine", llm=None)
+    assert (settings.llm.model, settings.llm.options["seed"]) == ("qwen3", 1)
+    assert (settings.embedder.model, settings.store) == ("file", "mine")
+    origins = settings.origins
+    assert (origins["llm.model"], origins["llm.seed"]) == ("OLLAMA_ASYNC_MEM_LLM", "mapping")
+    assert (origins["store"], origins["llm.temperature"]) == ("argument", "default")
+    assert load_settings({}).llm == OllamaConfig(model="llama3.2", temperature=None, top_p=None, top_k=None)
+    assert load_settings({}).store == default_store({})
+
+
+def test_which_server_is_asked(tmp_path: Path) -> None:
+    """A model's own address wins over OLLAMA_HOST and a file's `host`, and an argument over all."""
+    own = {"llm": {"config": {"base_url": "llm:1"}}, "host": "file:1"}
+
+    def servers(environment: dict[str, str], **arguments: Any) -> tuple[str | None, str | None]:
+        settings = load_settings(environment, **arguments)
+        return settings.llm.ollama_base_url, settings.embedder.ollama_base_url
+
+    assert servers({}) == (None, None)
+    assert servers({"OLLAMA_HOST": " env:1 "}) == ("env:1", "env:1")
+    assert servers({}, config=own) == ("llm:1", "file:1")
+    assert servers({"OLLAMA_HOST": "env:1"}, config=own) == ("llm:1", "env:1")
+    assert servers({"OLLAMA_HOST": "env:1"}, config=own, host="mine:1") == ("mine:1", "mine:1")
+
+
+def test_a_variable_names_the_file(tmp_path: Path) -> None:
+    """OLLAMA_ASYNC_MEM_CONFIG is read unless a file or mapping is given; blank is unset."""
+    path = tmp_path / "a.json"
+    path.write_text('{"llm": "qwen3"}')
+    assert load_settings({"OLLAMA_ASYNC_MEM_CONFIG": str(path)}).origins["llm.model"] == str(path)
+    assert load_settings({"OLLAMA_ASYNC_MEM_CONFIG": str(path)}, config={}).llm.model == "llama3.2"
+    assert load_settings({"OLLAMA_ASYNC_MEM_CONFIG": "  "}).llm.model == "llama3.2"
 
 
 @pytest.mark.parametrize("arguments", [{"llm": " "}, {"store": ""}, {"modell": "x"}])

@@ -43,7 +43,7 @@ __all__ = ["demonstration"]
 _USER = Who(user="demo")
 _SEARCHES = ("who is allergic, and to what?", "when does the exhibition open?", "marathon training and the knee")
 _QUESTION = "What is the name of the dog?"
-_ANSWER = {"temperature": 0, "num_predict": 100}
+_ANSWER = {"temperature": 0, "top_p": None, "top_k": None, "max_tokens": 100}
 _RECALL_TOKENS = 200  # little to read for a small model on a CPU
 
 demonstration = App()
@@ -68,9 +68,10 @@ async def demo(
         _server(Setup(host=host, engine=engine)) as (client, llm, embedder),
         Memory(
             store or _own_store(embedder),
-            llm=OllamaLLM(client, llm, options=_ANSWER),
+            llm=OllamaLLM({"model": llm, **_ANSWER}, client=client),
             embedder=embedder,
             client=client,
+            config={},  # whatever else is set up, the demo is the same
             extract_here=False,
         ) as memory,
     ):

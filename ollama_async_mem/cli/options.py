@@ -22,8 +22,8 @@ class Setup:
 
     store: str | None = None
     "Path or URL of the store. Default: OLLAMA_ASYNC_MEM_STORE, else one file in your data folder."
-    host: Annotated[str | None, Parameter(env_var="OLLAMA_HOST")] = None
-    "The Ollama server. Default: http://127.0.0.1:11434."
+    host: str | None = None
+    "The Ollama server. Default: OLLAMA_HOST, else http://127.0.0.1:11434."
     llm: Annotated[str | None, Parameter(env_var="OLLAMA_ASYNC_MEM_LLM")] = None
     "Chat model. Default: llama3.2, with --engine smollm2:135m."
     embedder: Annotated[str | None, Parameter(env_var="OLLAMA_ASYNC_MEM_EMBEDDER")] = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
+
+import anyio.to_thread
 
 from ollama_async_mem.app import Memory
 from ollama_async_mem.cli.output import note, pull_bar
 from ollama_async_mem.config import load_settings
+from ollama_async_mem.connect import connect
 from ollama_async_mem.engine import ENGINE_VERSION_SUFFIX, serve
 from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaError
 from ollama_async_mem.ollama._retry import RetryPolicy
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ollama_async_mem.cli.options import Setup
+    from ollama_async_mem.config import Settings
 
 __all__ = [
     "ENGINE_EMBEDDER",
@@ -67,7 +72,7 @@ async def open_client(setup: Setup) -> AsyncIterator[OllamaClient]:
         if setup.engine:
             yield await stack.enter_async_context(engine_client())
             return
-        client = await stack.enter_async_context(OllamaClient(setup.host))
+        client = await stack.enter_async_context(connect((await _settings(setup)).llm.without_timeout()))
         if not await client.is_alive():
             raise NoServer(client.url)
         yield client
@@ -123,14 +128,19 @@ async def _embedder(setup: Setup, client: OllamaClient, fallback: str | None) ->
         is_ours = canonical(own) == canonical(ENGINE_EMBEDDER)
         way_out = "add --engine" if is_ours else f"get it with 'ollama-async-mem models pull {own}'"
         raise ConfigError(
-            f"{load_settings(store=setup.store).store} holds embeddings of {own}, which {client.url} does not have: "
+            f"{(await _settings(setup)).store} holds embeddings of {own}, which {client.url} does not have: "
             f"{way_out}, or name another file with --store"
         )
     return own
 
 
+async def _settings(setup: Setup) -> Settings:
+    """The settings that a command works with; reading their file does not block the loop."""
+    return await anyio.to_thread.run_sync(partial(load_settings, store=setup.store, host=setup.host))
+
+
 async def _embedder_of(setup: Setup) -> str | None:
-    async with open_store(load_settings(store=setup.store).store) as store:
+    async with open_store((await _settings(setup)).store) as store:
         space = await store.embedding_space()
     return space.model if space else None
 
@@ -143,7 +153,7 @@ async def open_offline(setup: Setup) -> AsyncIterator[Memory]:
             pass
     embedder = setup.embedder or await _embedder_of(setup)
     async with (
-        OllamaClient(setup.host, retry=RetryPolicy(attempts=1)) as client,
+        connect((await _settings(setup)).llm.without_timeout(), retry=RetryPolicy(attempts=1)) as client,
         Memory(setup.store, embedder=embedder, client=client, extract_here=False) as memory,
     ):
         yield memory

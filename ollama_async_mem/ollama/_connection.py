@@ -12,15 +12,16 @@ import select
 import ssl
 import time
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import msgspec
+from anyio import to_thread
 from anyio.abc import SocketAttribute
 from anyio.lowlevel import current_token
 from anyio.streams.tls import TLSStream
 
-from ollama_async_mem.errors import ConnectFailed, RequestTimeout, StallTimeout
+from ollama_async_mem.errors import ConfigError, ConnectFailed, RequestTimeout, StallTimeout
 
 from ._asyncio_stream import AsyncioStream
 
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from ._http11 import HeadReader, ResponseHead
 
     Content: TypeAlias = bytes | AsyncIterable[bytes]
+    TLS: TypeAlias = ssl.SSLContext | Callable[[], ssl.SSLContext]
 
-__all__ = ["LOST", "Address", "Connection", "Limits", "open_connection"]
+__all__ = ["LOST", "Address", "Connection", "Limits", "open_connection", "tls_context", "tls_failure"]
 
 READ_BYTES = 64 * 1024  # larger pieces fall out of the processor's caches while they are taken apart
 SENT_AT_ONCE_BYTES = 64 * 1024
@@ -41,11 +43,14 @@ LOST = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
 
 class Address:
-    """Where a server listens: a host and port or the path of a unix socket, with TLS where there is a context."""
+    """Where a server listens: a host and port or the path of a unix socket, with TLS where there is `tls`.
+
+    That is a context, or a function that makes one and takes its time: it is called once, in a thread.
+    """
 
     __slots__ = ("host", "path", "port", "tls", "url")
 
-    def __init__(self, url: str, host: str, port: int, *, path: str = "", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, host: str, port: int, *, path: str = "", tls: TLS | None = None) -> None:
         self.url, self.host, self.port, self.path, self.tls = url, host, port, path, tls
 
 
@@ -176,8 +181,10 @@ async def open_connection(address: Address) -> Connection:
     """Connect to a server.
 
     Raises:
-        ConnectFailed: it does not listen, has no address, or its certificate is not trusted.
+        ConnectFailed: it does not listen, has no address, or TLS failed, which is not retried.
     """
+    if callable(address.tls):
+        address.tls = await to_thread.run_sync(address.tls)
     try:
         if address.path:
             return Connection(await anyio.connect_unix(address.path), address.url)
@@ -185,12 +192,8 @@ async def open_connection(address: Address) -> Connection:
         if address.tls is None:
             return Connection(stream, address.url)
         return Connection(await _shake_hands(stream, address.host, address.tls), address.url)
-    except ssl.SSLCertVerificationError as exc:
-        failed = ConnectFailed(address.url, f"its certificate is not trusted, {exc.verify_message}")
-        failed.retryable = False
-        raise failed from exc
     except ssl.SSLError as exc:
-        raise ConnectFailed(address.url, f"it does not speak TLS as we do, {exc.reason or exc}") from exc
+        raise tls_failure(address.url, exc) from exc
     except OSError as exc:
         raise ConnectFailed(address.url, _reason(exc)) from exc
     except LOST as exc:
@@ -220,6 +223,35 @@ async def _shake_hands(stream: ByteStream, host: str, tls: ssl.SSLContext) -> TL
         with anyio.CancelScope(shield=True):
             await anyio.aclose_forcefully(stream)
         raise
+
+
+def tls_context(verify: Any) -> ssl.SSLContext:
+    """Make what TLS needs of `verify=`; reads files.
+
+    Raises:
+        ConfigError: it is none of what may be given there.
+    """
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    if not isinstance(verify, bool | str):
+        raise ConfigError(f"verify={verify!r}: give True, False or an ssl.SSLContext")
+    import httpx  # noqa: PLC0415 - only for https, and only for the certificates it trusts
+
+    try:
+        return httpx.create_ssl_context(verify=verify)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"verify={verify!r} cannot be used: {exc}") from exc
+
+
+def tls_failure(url: str, exc: ssl.SSLError) -> ConnectFailed:
+    """Say what TLS did not like; asking again changes nothing."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        reason = f"its certificate is not trusted, {exc.verify_message.rstrip('.')}"
+    else:
+        reason = f"it does not speak TLS as we do, or wants a certificate of ours, {exc.reason or exc}"
+    failed = ConnectFailed(url, f"{reason} (verify= takes an ssl.SSLContext)")
+    failed.retryable = False
+    return failed
 
 
 def _reason(exc: OSError) -> str:

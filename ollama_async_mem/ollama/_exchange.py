@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -25,6 +25,8 @@ class Upload(msgspec.Struct, frozen=True):
     pieces: AsyncIterable[bytes]
     size_bytes: int
     kind: str = "application/octet-stream"
+    on_piece: Callable[[], object] | None = None
+    """Called whenever a piece is taken, which is when the one before it was sent."""
 
     async def checked(self) -> AsyncIterator[bytes]:
         """Give the pieces.
@@ -38,6 +40,8 @@ class Upload(msgspec.Struct, frozen=True):
                 left -= len(piece)
                 if left < 0:
                     break
+                if self.on_piece:
+                    self.on_piece()
                 yield piece
         finally:
             if isinstance(self.pieces, AsyncGenerator):
@@ -105,6 +109,12 @@ class LinkOptions:
         self.connect_s = connect_s
         self.max_connections = max_connections
         self.transport = transport
+
+    @property
+    def is_for_anyone(self) -> bool:
+        """Whether nothing of it is meant for the configured server alone."""
+        is_ours = self.auth is not None or self.transport is not None
+        return not is_ours and all(name.lower() in _FOR_ANYONE for name in self.headers)
 
     def without_credentials(self) -> LinkOptions:
         """The same for a server that was not configured: no authentication and none of the user's headers."""

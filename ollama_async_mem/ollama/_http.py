@@ -6,30 +6,30 @@ It knows statuses and bytes, nothing of what they mean; a link does the HTTP.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import anyio
 import msgspec
 
 from ollama_async_mem.errors import (
-    AuthenticationFailed,
     ConfigError,
+    ConnectFailed,
     FirstByteTimeout,
-    ModelNotFound,
     OllamaError,
     ProtocolError,
-    ServerBusy,
     StallTimeout,
     StatusError,
     StreamTruncated,
+    TotalTimeout,
 )
 
 from ._exchange import Upload
+from ._refusals import status_error
 from ._retry import RetryPolicy, with_retry
+from ._search import HostSearch
 from .hosts import Host
-from .schema import ErrorBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,50 +38,60 @@ if TYPE_CHECKING:
 
     Receive: TypeAlias = Callable[[], Awaitable[bytes]]
 
-__all__ = ["MAX_BODY_BYTES", "Server", "Timeouts", "redirect_target", "status_error"]
+__all__ = ["MAX_BODY_BYTES", "Server", "Timeouts", "redirect_target"]
+
+T = TypeVar("T")
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_EMBED_BYTES = 512 * 1024 * 1024
 MAX_REDIRECTS = 5
 _ERROR_BODY_BYTES = 64 * 1024
-_ERROR_EXCERPT = 512
 _SUCCESS = range(200, 300)
-_BUSY = {429, 502, 503, 504}
-_DENIED = {401, 403}
 _REDIRECTS = {307, 308}
-_METHOD_CHANGING_REDIRECTS = {301, 302, 303}
 _PORTS = {"http": 80, "https": 443}
 _ONCE = RetryPolicy(attempts=1)
-_MAX_RETRY_AFTER_DIGITS = 9
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits in seconds: to connect, to the first byte of an answer, between two pieces of it.
+    """Limits in seconds: to connect, to the first byte of an answer, between two pieces of it, and for the whole.
 
-    The first byte comes late where a model has to be loaded; the server itself gives up after 5 minutes.
+    The first byte comes late where a model has to be loaded; the server itself gives up after 5 minutes. `total_s` is
+    for one call with its retries, or one stream up to its last piece, downloads of models included; None is no limit.
+    Of the others, `float("inf")` is none.
     """
 
     connect_s: float = 5.0
     first_byte_s: float = 600.0
     stall_s: float = 120.0
+    total_s: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.connect_s, self.first_byte_s, self.stall_s) <= 0:
-            raise ConfigError(f"timeouts are positive numbers of seconds, got {self}")
+        total_s = 1 if self.total_s is None else self.total_s
+        limits: list[object] = [self.connect_s, self.first_byte_s, self.stall_s, total_s]
+        if not all(isinstance(limit, int | float) and limit > 0 for limit in limits):  # which NaN is not
+            raise ConfigError(f"timeouts are positive numbers of seconds, total_s may be None, got {self}")
 
 
 class Server:
     """One server with its connections. `request` reads whole bodies, `stream` gives them piece by piece."""
 
-    def __init__(self, host: Host, options: LinkOptions, *, timeouts: Timeouts, retry: RetryPolicy) -> None:
-        self.host = host
+    def __init__(
+        self, host: Host, options: LinkOptions, *, timeouts: Timeouts, retry: RetryPolicy, find_host: bool = False
+    ) -> None:
         self._options = options
         self._timeouts = timeouts
         self._answer_s = timeouts.connect_s + timeouts.first_byte_s
+        if timeouts.total_s is not None:  # then no wait may be longer either
+            retry = msgspec.structs.replace(retry, deadline_s=min(retry.deadline_s, timeouts.total_s))
         self._retry = retry
-        self._base_path = "" if host.url.startswith("unix:") else urlsplit(host.url).path
         self._links: dict[str, Link] = {}
+        self._search = HostSearch(host, is_wanted=find_host)
         self._is_closed = False
+        self._be_at(host)
+
+    def _be_at(self, host: Host) -> None:
+        self.host = host
+        self._base_path = "" if host.url.startswith("unix:") else urlsplit(host.url).path
 
     async def aclose(self) -> None:
         """Close every connection; what is in flight fails."""
@@ -98,29 +108,48 @@ class Server:
         `limit_bytes`, by default enough for the embeddings of very many texts.
         """
         content = _content(body)
-        limit_bytes = limit_bytes or (MAX_EMBED_BYTES if "embed" in path else MAX_BODY_BYTES)
-        if not retry or isinstance(content, Upload):
-            return await self._whole(method, path, content, limit_bytes)
-        return await with_retry(self._retry, lambda: self._whole(method, path, content, limit_bytes))
+        size = limit_bytes or (MAX_EMBED_BYTES if "embed" in path else MAX_BODY_BYTES)
+        policy = self._retry if retry and not isinstance(content, Upload) else _ONCE
+        send = partial(self._whole, method, path, content, size)
+        return await self._until(self._deadline(), path, partial(with_retry, policy, send))
 
     @asynccontextmanager
-    async def stream(self, method: str, path: str, body: object, *, retry: bool = True) -> AsyncIterator[Receive]:
+    async def stream(
+        self, method: str, path: str, body: object, *, retry: bool = True, is_slow: bool = False
+    ) -> AsyncIterator[Receive]:
         """Send a request and give what receives its body piece by piece, b"" at the end.
 
-        Tried again only until the answer begins.
+        Tried again only until the answer begins. Where it `is_slow`, each piece may take as long as the first byte.
         """
-        content = _content(body)
         policy = self._retry if retry else _ONCE
-        answer = await with_retry(policy, lambda: self._begun(method, path, content))
+        send = partial(self._begun, method, path, _content(body))
+        deadline = self._deadline()
+        answer = await self._until(deadline, path, partial(with_retry, policy, send))
+        receive = partial(self._receive, answer, self._timeouts.first_byte_s if is_slow else self._timeouts.stall_s)
         try:
-            yield lambda: self._receive(answer)
+            yield receive if deadline is None else partial(self._until, deadline, path, receive)
         finally:
             await answer.aclose()
+
+    def _deadline(self) -> float | None:
+        total_s = self._timeouts.total_s
+        return None if total_s is None else anyio.current_time() + total_s
+
+    async def _until(self, deadline: float | None, path: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work that has to be done by a deadline in anyio's clock, which also holds for work that never waits."""
+        if deadline is None:
+            return await work()
+        if anyio.current_time() < deadline:
+            with anyio.CancelScope(deadline=deadline):
+                return await work()
+        raise TotalTimeout(f"{self.host.url}{path} was not done", self._timeouts.total_s or 0) from TimeoutError()
 
     async def _whole(self, method: str, path: str, content: Content, limit_bytes: int) -> bytes:
         """Send a request and read its answer under one deadline, which moves on as the answer comes."""
         answer = None
         with anyio.move_on_after(self._answer_s) as scope:
+            if isinstance(content, Upload):
+                content = msgspec.structs.replace(content, on_piece=partial(self._postpone, scope))
             answer = await self._open(method, path, content)
             try:
                 return await self._read(answer, limit_bytes, scope)
@@ -128,7 +157,10 @@ class Server:
                 await answer.aclose()
         if answer is None:
             raise self._no_answer(path) from TimeoutError()
-        raise self._stalled() from TimeoutError()
+        raise self._stalled(self._timeouts.stall_s) from TimeoutError()
+
+    def _postpone(self, scope: anyio.CancelScope) -> None:
+        scope.deadline = anyio.current_time() + self._answer_s
 
     async def _begun(self, method: str, path: str, content: Content) -> Answer:
         """Send a request; returns the answer, which is a success, once it begins."""
@@ -136,12 +168,12 @@ class Server:
             return await self._open(method, path, content)
         raise self._no_answer(path) from TimeoutError()
 
-    async def _receive(self, answer: Answer) -> bytes:
+    async def _receive(self, answer: Answer, stall_s: float) -> bytes:
         if answer.is_at_hand:
             return await answer.receive()
-        with anyio.move_on_after(self._timeouts.stall_s):
+        with anyio.move_on_after(stall_s):
             return await answer.receive()
-        raise self._stalled() from TimeoutError()
+        raise self._stalled(stall_s) from TimeoutError()
 
     async def _read(self, answer: Answer, limit_bytes: int, scope: anyio.CancelScope) -> bytes:
         parts: list[bytes] = []
@@ -158,10 +190,19 @@ class Server:
                 raise ProtocolError(f"{self.host.url} sent more than {limit_bytes:,} bytes")
 
     async def _open(self, method: str, path: str, content: Content) -> Answer:
+        """Send a request; where nobody listens, also to the machine around our container, once that is found."""
+        try:
+            return await self._answered(method, path, content)
+        except ConnectFailed as exc:
+            self._be_at(await self._search.elsewhere(exc))
+        return await self._answered(method, path, content)
+
+    async def _answered(self, method: str, path: str, content: Content) -> Answer:
         """Send a request, also to where the server redirects it; returns the answer, which is a success."""
         origin, target = self.host.url, self._base_path + path
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._link(origin).open(method, target, content)
+            self._search.is_open = False
             if answer.status in _SUCCESS:
                 return answer
             try:
@@ -205,8 +246,8 @@ class Server:
     def _no_answer(self, path: str) -> FirstByteTimeout:
         return FirstByteTimeout(f"{self.host.url}{path} did not begin to answer", self._answer_s)
 
-    def _stalled(self) -> StallTimeout:
-        return StallTimeout(f"{self.host.url} sent nothing more", self._timeouts.stall_s)
+    def _stalled(self, limit_s: float) -> StallTimeout:
+        return StallTimeout(f"{self.host.url} sent nothing more", limit_s)
 
 
 def _content(body: object) -> Content:
@@ -234,42 +275,3 @@ def redirect_target(origin: str, target: str, location: str, status: int) -> tup
     if not location or not name or (base.scheme == "https" and parts.scheme == "http"):
         raise StatusError(status, f"the server redirects to {location[:200]!r}, which is not followed", url=origin)
     return f"{parts.scheme}://{name}:{port}", (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-
-
-def status_error(status: int, body: bytes, retry_after: str, url: str) -> StatusError:
-    """Make the error that a refusal means. Pure."""
-    message = _message(body) or f"the server answered with status {status}"
-    if status in _METHOD_CHANGING_REDIRECTS:
-        message = (
-            f"the server redirects with status {status}, which would turn a POST into a GET, so it is not followed"
-        )
-    kind = _kind(status, message)
-    return kind(status, message, url=url, retry_after_s=_retry_after_s(retry_after))
-
-
-def _retry_after_s(value: str) -> float | None:
-    """Read Retry-After in seconds; its other form, a date, needs clocks that agree."""
-    is_number = value.isascii() and value.isdigit() and len(value) <= _MAX_RETRY_AFTER_DIGITS
-    return float(value) if is_number else None
-
-
-def _kind(status: int, message: str) -> type[StatusError]:
-    if status in _BUSY:
-        return ServerBusy
-    if status in _DENIED:
-        return AuthenticationFailed
-    # Texts of the server's 404 answers about models; any other 404 is a path that it does not know.
-    if status == HTTPStatus.NOT_FOUND and message.startswith("model "):
-        return ModelNotFound
-    return StatusError
-
-
-def _message(body: bytes) -> str:
-    """Read the words of a refusal: the JSON error, the nested one of the /v1 paths, or plain text."""
-    try:
-        error = msgspec.json.decode(body, type=ErrorBody).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return body[:_ERROR_EXCERPT].decode(errors="replace").strip()
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    return str(error)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING
 
 import anyio
 import httpx
+from anyio import to_thread
 
 from ollama_async_mem.errors import (
     ConfigError,
@@ -18,64 +20,108 @@ from ollama_async_mem.errors import (
     StreamTruncated,
 )
 
+from ._connection import tls_context
 from ._exchange import Upload
-from ._transport import OllamaTransport
+from ._links import answer_of
+from ._loops import CLOSING_S, PerLoop
+from ._transport import EXCHANGE, OllamaTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ._exchange import Content, LinkOptions
+    from ._exchange import Answer, Content, LinkOptions
     from .hosts import Host
 
 __all__ = ["HttpxLink"]
+
+
+_LEFT = re.compile("disconnected|closed connection")  # how httpcore's and h11's words for it differ from other faults
 
 
 class HttpxLink:
     """An `httpx.AsyncClient` for one server; its sockets are ours unless the user's transport or a proxy is used."""
 
     def __init__(
-        self, host: Host, options: LinkOptions, auth: httpx.Auth | tuple[str, str] | None, *, through_proxy: bool
+        self,
+        host: Host,
+        options: LinkOptions,
+        auth: httpx.Auth | tuple[str, str] | None,
+        *,
+        through_proxy: bool,
     ) -> None:
-        self._url = host.url
-        self._origin = httpx.URL(host.url).copy_with(path="/")
-        self._client = _client(host, options, auth, through_proxy=through_proxy)
+        self._host = host
+        self._options = options
+        self._auth = auth
+        self._verify = options.verify
+        self._through_proxy = through_proxy and options.transport is None
+        self._is_ours = not through_proxy and options.transport is None
+        self._origin = httpx.URL("http://localhost" if host.socket_path else host.url).copy_with(path="/")
+        self._clients = PerLoop(self._new_client)
+        self._is_closed = False
 
-    async def open(self, method: str, target: str, content: Content) -> HttpxAnswer:
+    async def open(self, method: str, target: str, content: Content) -> Answer:
         """Send a request for an absolute path and wait for the head of the answer."""
-        if self._client.is_closed:
+        if self._is_closed:
             raise OllamaError("the client is closed")
         headers = {} if content is None else {"content-type": "application/json"}
         if isinstance(content, Upload):
             headers = {"content-type": content.kind, "content-length": str(content.size_bytes)}
         body = content.checked() if isinstance(content, Upload) else content
-        with _mapped_errors(self._url, begun=False):
+        client = self._clients.found() or await self._made()
+        with _mapped_errors(self._host.url, begun=False):
             url = self._origin.copy_with(raw_path=target.encode())
-            request = self._client.build_request(method, url, content=body, headers=headers)
-            return HttpxAnswer(await self._client.send(request, stream=True), self._url)
+            request = client.build_request(method, url, content=body, headers=headers)
+            response = await client.send(request, stream=True)
+        if self._is_ours:  # then read it ourselves: httpx would take as long as for a connection of its own
+            return await answer_of(response.extensions[EXCHANGE])
+        return HttpxAnswer(response, self._host.url)
+
+    async def _made(self) -> httpx.AsyncClient:
+        if self._through_proxy:  # then httpx needs it at once, and would make it here
+            self._verify = await to_thread.run_sync(tls_context, self._verify)
+        return await self._clients.made()
+
+    def _new_client(self) -> httpx.AsyncClient:
+        options = self._options
+        try:
+            return httpx.AsyncClient(
+                headers=dict(options.headers),
+                auth=self._auth,
+                verify=self._verify if self._through_proxy else True,
+                timeout=httpx.Timeout(None, connect=options.connect_s),
+                limits=httpx.Limits(max_connections=options.max_connections, keepalive_expiry=300),
+                transport=self._new_transport(),
+                trust_env=not self._host.is_loopback,  # a proxy of the environment cannot reach our loopback
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as exc:
+            raise ConfigError(f"the proxy that the environment names cannot be used: {exc}") from exc
+
+    def _new_transport(self) -> httpx.AsyncBaseTransport | None:
+        """The user's own, else ours; None leaves it to httpx, which knows proxies."""
+        options = self._options
+        if options.transport is not None:
+            return _Lent(options.transport)
+        if self._through_proxy:
+            return None
+        path = self._host.socket_path
+        return OllamaTransport(verify=self._verify, max_connections=options.max_connections, uds=path)
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        await self._client.aclose()
+        """Close all connections, those of the user's transport too."""
+        self._is_closed = True
+        await self._clients.aclose()
+        if self._options.transport is not None:
+            await self._options.transport.aclose()
 
 
-def _client(
-    host: Host, options: LinkOptions, auth: httpx.Auth | tuple[str, str] | None, *, through_proxy: bool
-) -> httpx.AsyncClient:
-    transport = options.transport
-    if transport is None and not through_proxy:
-        transport = OllamaTransport(verify=options.verify, max_connections=options.max_connections)
-    try:
-        return httpx.AsyncClient(
-            headers=dict(options.headers),
-            auth=auth,
-            verify=options.verify,
-            timeout=httpx.Timeout(None, connect=options.connect_s),
-            limits=httpx.Limits(max_connections=options.max_connections, keepalive_expiry=300),
-            transport=transport,
-            trust_env=not host.is_loopback,  # a proxy of the environment cannot reach our loopback
-        )
-    except (ImportError, ValueError, httpx.InvalidURL) as exc:
-        raise ConfigError(f"the proxy that the environment names cannot be used: {exc}") from exc
+class _Lent(httpx.AsyncBaseTransport):
+    """The user's transport, which outlives the event loops that use it."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
 
 
 class HttpxAnswer:
@@ -103,7 +149,7 @@ class HttpxAnswer:
 
     async def aclose(self) -> None:
         """End the exchange."""
-        with anyio.CancelScope(shield=True), _mapped_errors(self._url):
+        with anyio.move_on_after(CLOSING_S, shield=True), _mapped_errors(self._url):
             await self._response.aclose()
 
 
@@ -111,15 +157,20 @@ class HttpxAnswer:
 def _mapped_errors(url: str, *, begun: bool = True) -> Iterator[None]:
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
-        raise ConnectFailed(url, str(exc) or "no connection in time") from exc
-    except httpx.TimeoutException as exc:
-        limit_s = exc.request.extensions.get("timeout", {}).get("read") or 0
-        kind = StallTimeout if begun else FirstByteTimeout
-        raise kind(f"{url} sent nothing", limit_s) from exc
-    except (httpx.NetworkError, httpx.RemoteProtocolError) as exc:
-        if not begun:
-            raise ConnectFailed(url, f"it closed the connection unanswered ({exc})") from exc
-        raise StreamTruncated(f"{url} broke off its answer: {exc}") from exc
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
-        raise ProtocolError(f"{url}: {exc}") from exc
+        if isinstance(ours := exc.__cause__, OllamaError):  # what our own transport met, as it was
+            raise ours from ours.__cause__
+        raise _error(exc, url, begun=begun) from exc
+
+
+def _error(exc: httpx.HTTPError | httpx.InvalidURL | httpx.StreamError, url: str, *, begun: bool) -> OllamaError:
+    if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+        return ConnectFailed(url, str(exc) or "no connection in time")
+    if isinstance(exc, httpx.TimeoutException):
+        limit_s = exc.request.extensions.get("timeout", {}).get("read") or 0
+        return (StallTimeout if begun else FirstByteTimeout)(f"{url} sent nothing", limit_s)
+    if isinstance(exc, httpx.NetworkError) or (isinstance(exc, httpx.RemoteProtocolError) and _LEFT.search(str(exc))):
+        if begun:
+            return StreamTruncated(f"{url} broke off its answer: {exc}")
+        return ConnectFailed(url, f"it closed the connection unanswered ({exc})")
+    return ProtocolError(f"{url}: {exc}")

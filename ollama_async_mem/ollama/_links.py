@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import logging
 import os
-import ssl
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from ollama_async_mem.errors import ConfigError, ProtocolError, StreamTruncated
+from ollama_async_mem.errors import ProtocolError, StreamTruncated
 
-from ._connection import Address, Limits
+from ._connection import Address, Limits, tls_context
 from ._http11 import header_lines, request_line
 from ._pool import Pool
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ._pool import Exchange
     from .hosts import Host
 
-__all__ = ["NativeLink", "make_link"]
+__all__ = ["NativeLink", "answer_of", "make_link"]
 
 _LOGGER = logging.getLogger(__name__)
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
@@ -36,7 +36,7 @@ _CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
 
 def make_link(host: Host, options: LinkOptions) -> Link:
     """Choose the way: httpx where its transports, authentication or the environment's proxies are wanted."""
-    auth = options.auth or ((host.username, host.password) if host.username else None)
+    auth = options.auth or ((host.username, host.password) if host.username or host.password else None)
     has_credentials = auth is not None or any(name.lower() in _CREDENTIALS for name in options.headers)
     if has_credentials and host.url.startswith("http:") and not host.is_loopback:
         _LOGGER.warning("credentials for %s go over plain http, where others can read them: use https", host.url)
@@ -56,7 +56,7 @@ class NativeLink:
     """Our own HTTP/1.1."""
 
     def __init__(self, host: Host, options: LinkOptions, auth: tuple[str, str] | None) -> None:
-        address, authority = _address(host.url, options.verify)
+        address, authority = _address(host, options.verify)
         self._pool = Pool(address, max_connections=options.max_connections)
         self._limits = Limits(connect_s=options.connect_s)
         headers = {"host": authority, **_authorization(auth), **{k.lower(): v for k, v in options.headers.items()}}
@@ -66,12 +66,7 @@ class NativeLink:
         """Send a request for an absolute path and wait for the head of the answer."""
         about, body = _about(content)
         head = b"%b%b%b\r\n" % (request_line(method, target), self._headers, about)
-        exchange = await self._pool.exchange(method, head, body, self._limits)
-        try:
-            return NativeAnswer(exchange)
-        except ProtocolError:
-            await exchange.aclose()
-            raise
+        return await answer_of(await self._pool.exchange(method, head, body, self._limits))
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -88,15 +83,28 @@ def _about(content: Content) -> tuple[bytes, bytes | AsyncIterable[bytes]]:
     return lines, content.checked()
 
 
-def _address(url: str, verify: Any) -> tuple[Address, str]:
+def _address(host: Host, verify: Any) -> tuple[Address, str]:
     """Where to connect to, and the Host header; a zone id (RFC 6874) concerns this machine only."""
-    if url.startswith("unix:"):
-        return Address(url, "", 0, path=unquote(url.removeprefix("unix:").removeprefix("//"))), "localhost"
-    parts = urlsplit(url)
+    if host.socket_path:
+        return Address(host.url, "", 0, path=host.socket_path), "localhost"
+    parts = urlsplit(host.url)
     name, _, _ = (parts.hostname or "").partition("%")
     authority = f"[{name}]:{parts.port}" if ":" in name else f"{name}:{parts.port}"
-    tls = _tls(verify) if parts.scheme == "https" else None
-    return Address(url, unquote(parts.hostname or ""), parts.port or 0, tls=tls), authority
+    tls = partial(tls_context, verify) if parts.scheme == "https" else None
+    return Address(host.url, unquote(parts.hostname or ""), parts.port or 0, tls=tls), authority
+
+
+async def answer_of(exchange: Exchange) -> Answer:
+    """Make an answer of what comes over our connections.
+
+    Raises:
+        ProtocolError: it is encoded in a way that is not read; it is closed then.
+    """
+    try:
+        return NativeAnswer(exchange)
+    except ProtocolError:
+        await exchange.aclose()
+        raise
 
 
 class NativeAnswer:
@@ -171,14 +179,3 @@ def _authorization(auth: tuple[str, str] | None) -> dict[str, str]:
     if auth is None:
         return {}
     return {"authorization": "Basic " + base64.b64encode(":".join(auth).encode()).decode()}
-
-
-def _tls(verify: Any) -> ssl.SSLContext:
-    if isinstance(verify, ssl.SSLContext):
-        return verify
-    import httpx  # noqa: PLC0415 - only for https, and only for the certificates it trusts
-
-    try:
-        return httpx.create_ssl_context(verify=verify)
-    except (OSError, TypeError, ValueError) as exc:
-        raise ConfigError(f"verify={verify!r} cannot be used: {exc}") from exc

@@ -12,7 +12,7 @@ import msgspec
 
 from ollama_async_mem.errors import ProtocolError
 
-from .schema import decode
+from .schema import UNREADABLE, decode_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +32,13 @@ class NDJSONDecoder(Generic[T]):
         self._max = max_line_bytes
         self._parts: list[bytes] = []
         self._size = 0
+        self._blank = 0
 
     def feed(self, data: bytes) -> Iterator[T]:
         """Take bytes in and yield the chunks that are complete.
 
         Raises:
-            ProtocolError: a line is not JSON of this type, or longer than the limit.
+            ProtocolError: a line is not JSON of this type, or longer than the limit; or nothing but blanks comes.
         """
         end = data.rfind(b"\n") + 1
         if end:
@@ -64,9 +65,17 @@ class NDJSONDecoder(Generic[T]):
     def _lines(self, block: bytes) -> Iterator[T]:
         try:
             chunks = self._decoder.decode_lines(block)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             for line in block.split(b"\n"):
                 if line.strip():
-                    yield decode(line, self._decoder)
+                    yield decode_line(line, self._decoder)
         else:
+            if not chunks:
+                self._skip(block)
             yield from chunks
+
+    def _skip(self, blank: bytes) -> None:
+        """Pass over blank lines, which keep a connection alive; not for ever."""
+        self._blank += len(blank)
+        if self._blank > self._max:
+            raise ProtocolError(f"the server sent more than {self._max:,} bytes of blank lines")

@@ -7,22 +7,20 @@ loops, one after the other or in several threads: each has connections of its ow
 
 from __future__ import annotations
 
-import asyncio
+import ssl
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio.lowlevel import current_token
 
 from ollama_async_mem.errors import ConnectFailed, OllamaError, RequestTimeout, StreamTruncated
 
-from ._connection import LOST, open_connection
+from ._connection import LOST, open_connection, tls_failure
 from ._http11 import HeadReader, body_of
+from ._loops import PerLoop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from ._connection import Address, Connection, Content, Limits
     from ._http11 import Body, ResponseHead
 
@@ -110,17 +108,13 @@ class Pool:
     """
 
     def __init__(self, address: Address, *, max_connections: int = 100, idle_s: float = IDLE_S) -> None:
-        self._address = address
-        self._max_connections = max_connections
-        self._idle_s = idle_s
-        self._lanes: dict[object, _Lane] = {}
-        self._keepers: dict[object, AsyncGenerator[None, None]] = {}
+        self._lanes = PerLoop(lambda: _Lane(address, max_connections, idle_s))
         self._is_closed = False
 
     @property
     def connections(self) -> tuple[int, int]:
         """How many connections are busy and how many are idle."""
-        lanes = list(self._lanes.values())
+        lanes = self._lanes.all()
         return sum(len(lane.busy) for lane in lanes), sum(len(lane.idle) for lane in lanes)
 
     async def exchange(self, method: str, head: bytes, content: Content, limits: Limits) -> Exchange:
@@ -132,7 +126,7 @@ class Pool:
             ProtocolError: that was not HTTP.
             RequestTimeout: a step took longer than `limits`; `NoFreeConnection` is one kind.
         """
-        lane = self._lanes.get(_this_loop()) or await self._new_lane()
+        lane = self._lanes.found() or await self._new_lane()
         await lane.take_slot(limits.wait_s)
         try:
             return await lane.exchange(method, head, content, limits)
@@ -143,21 +137,7 @@ class Pool:
     async def _new_lane(self) -> _Lane:
         if self._is_closed:
             raise _closed()
-        token = _this_loop()
-        lane = self._lanes[token] = _Lane(self._address, self._max_connections, self._idle_s)
-        keeper = self._keepers[token] = self._closed_with_the_loop(lane)
-        await anext(keeper)
-        return lane
-
-    async def _closed_with_the_loop(self, lane: _Lane) -> AsyncGenerator[None, None]:
-        """Have the event loop close what is left: before it ends, it closes the generators that are suspended."""
-        try:
-            yield
-        finally:
-            token = _this_loop()
-            self._lanes.pop(token, None)
-            self._keepers.pop(token, None)
-            await lane.aclose()
+        return await self._lanes.made()
 
     async def aclose(self) -> None:
         """Close all connections; who waits for one or for an answer gets an error.
@@ -165,10 +145,9 @@ class Pool:
         Connections of another event loop are closed when that loop ends.
         """
         self._is_closed = True
-        for lane in self._lanes.values():
+        for lane in self._lanes.all():
             lane.is_closed = True
-        if keeper := self._keepers.pop(_this_loop(), None):
-            await keeper.aclose()
+        await self._lanes.aclose()
 
 
 class _Lane:
@@ -240,14 +219,16 @@ class _Lane:
             self.busy.discard(connection)
             await connection.aclose()
             if isinstance(exc, LOST):
-                raise self._lost(reader) from exc
+                raise self._lost(reader, exc.__cause__) from exc
             raise
 
-    def _lost(self, reader: HeadReader) -> OllamaError:
+    def _lost(self, reader: HeadReader, cause: BaseException | None) -> OllamaError:
         if self.is_closed:
             return _closed()
         if reader.begun:
             return StreamTruncated(f"{self._address.url} closed the connection within the head of its answer")
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+            return tls_failure(self._address.url, cause)  # TLS 1.3 refuses our certificate behind the handshake
         return ConnectFailed(self._address.url, "it closed the connection without an answer")
 
     async def _idle_connection(self) -> Connection | None:
@@ -299,17 +280,8 @@ class _Lane:
             scope.cancel()
         while self._waiting:
             self._waiting.popleft().set()
-        with anyio.CancelScope(shield=True):
-            for connection in connections:
-                await connection.aclose()
-
-
-def _this_loop() -> object:
-    """What tells event loops apart; asyncio says it much faster than anyio."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return current_token()
+        for connection in connections:
+            await connection.aclose()
 
 
 def _closed() -> OllamaError:

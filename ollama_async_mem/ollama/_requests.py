@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ import anyio.to_thread
 
 from ollama_async_mem.errors import ConfigError
 
+from ._options import checked_options
 from .formats import json_schema
 from .schema import ChatMessage
 
@@ -23,6 +26,7 @@ Image: TypeAlias = str | bytes | Path
 """A path, the bytes of a file, or their base64."""
 
 _MOST_LOGPROBS = 20
+_DURATION = re.compile(r"[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+)", re.ASCII)  # Go's time.ParseDuration
 
 
 class _SharedFields(TypedDict, total=False):
@@ -99,6 +103,7 @@ def _body(model: str, fields: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     written = {
         "format": json_schema(fields.get("format")),
         "keep_alive": seconds(fields.get("keep_alive")),
+        "options": checked_options(fields.get("options")),
     }
     return filled(model=named(model), **more, **{**fields, **written})
 
@@ -110,9 +115,6 @@ def _check(fields: Mapping[str, Any], known: type) -> None:
     top = fields.get("top_logprobs")
     if top is not None and not (isinstance(top, int) and 0 <= top <= _MOST_LOGPROBS):
         raise ConfigError(f"top_logprobs is from 0 to {_MOST_LOGPROBS}, got {top!r}")
-    options = fields.get("options")
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigError(f'options is a mapping such as {{"temperature": 0}}, got {options!r}')
 
 
 def filled(**fields: Any) -> dict[str, Any]:
@@ -128,8 +130,17 @@ def named(model: object) -> str:
 
 
 def seconds(keep_alive: float | str | timedelta | None) -> float | str | None:
-    """Write `keep_alive` as the server takes it: a number of seconds, or its own duration text."""
-    return keep_alive.total_seconds() if isinstance(keep_alive, timedelta) else keep_alive
+    """Write `keep_alive` as the server takes it: a number of seconds, or its own duration text such as "5m".
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(keep_alive, timedelta):
+        return keep_alive.total_seconds()
+    is_number = isinstance(keep_alive, int | float) and not isinstance(keep_alive, bool) and math.isfinite(keep_alive)
+    if is_number or keep_alive is None or (isinstance(keep_alive, str) and _DURATION.fullmatch(keep_alive)):
+        return keep_alive
+    raise ConfigError(f'keep_alive is a number of seconds, a timedelta or a text such as "5m", got {keep_alive!r:.80}')
 
 
 async def _with_images(message: Any) -> Any:
@@ -138,14 +149,20 @@ async def _with_images(message: Any) -> Any:
     return {**message, "images": await _encoded(message["images"])}
 
 
-async def _encoded(images: Sequence[Image] | None) -> list[str] | None:
-    return None if images is None else [await anyio.to_thread.run_sync(_base64, image) for image in images]
+async def _encoded(images: object) -> list[str] | None:
+    if images is None:
+        return None
+    if not isinstance(images, list | tuple):
+        raise ConfigError(f"images is a list of paths, bytes or base64 texts, got {type(images).__name__}")
+    return [await anyio.to_thread.run_sync(_base64, image) for image in images]
 
 
 def _base64(image: Image) -> str:
     """Read and encode an image; a text is the path of a file that exists, else base64 already."""
     if isinstance(image, bytes | bytearray | memoryview):
         return base64.b64encode(image).decode()
+    if not isinstance(image, str | Path):
+        raise ConfigError(f"an image is a path, bytes or base64, got {type(image).__name__}")
     if isinstance(image, Path) or _is_file(image):
         try:
             return base64.b64encode(Path(image).read_bytes()).decode()

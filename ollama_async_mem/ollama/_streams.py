@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
-from ollama_async_mem.errors import ConfigError, StreamFailed, StreamTruncated
+import anyio
+
+from ollama_async_mem.errors import ConfigError, OllamaError, StreamFailed, StreamTruncated
 
 from ._ndjson import NDJSONDecoder
 from .formats import parse_answer
-from .schema import ChatChunk, ChatResponse, GenerateChunk, GenerateResponse
+from .schema import ChatChunk, ChatResponse, GenerateChunk, GenerateResponse, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -23,16 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CHAT", "GENERATE", "AnswerStream", "ChatStream", "GenerateStream", "failure", "open_chunks"]
 
+REST_BYTES = 64 * 1024
+REST_S = 0.05
 T = TypeVar("T")
 Chunk = TypeVar("Chunk", bound=ChatChunk | GenerateChunk)
 Response = TypeVar("Response", bound=ChatResponse | GenerateResponse)
 
 
 @asynccontextmanager
-async def open_chunks(server: Server, path: str, body: object, type_: type[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Send a request whose answer is NDJSON and give its lines as `type_`."""
+async def open_chunks(
+    server: Server, path: str, body: object, type_: type[T], *, retry: bool = True
+) -> AsyncIterator[AsyncIterator[T]]:
+    """Send a request whose answer is NDJSON and give its lines as `type_`; the server may work long between two."""
     async with (
-        server.stream("POST", path, body) as receive,
+        server.stream("POST", path, body, retry=retry, is_slow=True) as receive,
         contextlib.aclosing(_decoded(receive, NDJSONDecoder(type_))) as chunks,
     ):
         yield chunks
@@ -44,13 +50,6 @@ async def _decoded(receive: Receive, decoder: NDJSONDecoder[T]) -> AsyncGenerato
             yield chunk
     for chunk in decoder.flush():
         yield chunk
-
-
-def failure(error: object) -> str | None:
-    """Read a line's `error`: the text of a failure, or None where there is none (absent, null and empty)."""
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    return str(error) if error else None
 
 
 class Kind(Generic[Chunk, Response]):
@@ -81,6 +80,7 @@ class AnswerStream(Generic[Chunk, Response]):
         self._format = format
         self._stack = AsyncExitStack()
         self._is_opened = False
+        self._is_ended = False
         self._chunks: AsyncGenerator[Chunk, None] | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
@@ -93,6 +93,7 @@ class AnswerStream(Generic[Chunk, Response]):
             raise ConfigError("a stream is opened once: ask for a new one")
         self._is_opened = True
         receive = await self._stack.enter_async_context(self._opening)
+        self._stack.push_async_callback(self._read_rest, receive)
         self._chunks = await self._stack.enter_async_context(contextlib.aclosing(self._read(receive)))
         return self
 
@@ -133,11 +134,26 @@ class AnswerStream(Generic[Chunk, Response]):
                     self._tool_calls += part.tool_calls
                     self._logprobs += chunk.logprobs
                 yield chunk
-        if not self._last.done:
-            raise StreamTruncated("the answer ended before it was done", partial=self._partial)
+                if chunk.done:
+                    await self._read_rest(receive)
+                    return
+        raise StreamTruncated("the answer ended before it was done", partial=self._partial)
 
-    async def text(self) -> AsyncIterator[str]:
+    async def _read_rest(self, receive: Receive) -> None:
+        """Read what comes behind `done`, once, if that is little and soon: the connection can then be used again."""
+        left = REST_BYTES if self._last.done and not self._is_ended else 0
+        self._is_ended = True
+        with contextlib.suppress(OllamaError), anyio.move_on_after(REST_S):
+            while left > 0 and (piece := await receive()):
+                left -= len(piece)
+
+    def text(self) -> AsyncIterator[str]:
         """Give the pieces of the answer's text as they come."""
+        pieces = self._pieces()
+        self._stack.push_async_callback(pieces.aclose)  # left early, it ends with the stream, as trio wants it
+        return pieces
+
+    async def _pieces(self) -> AsyncGenerator[str, None]:
         part_of, name = self._kind.part_of, self._kind.text
         async for chunk in self:
             if text := getattr(part_of(chunk), name):
@@ -157,7 +173,8 @@ class AnswerStream(Generic[Chunk, Response]):
         part.thinking = "".join(self._thinking)
         part.tool_calls = list(self._tool_calls)
         response.logprobs = list(self._logprobs)
-        response.parsed = parse_answer(self._format, self._partial) if self._last.done else None
+        if self._last.done:
+            response.parsed = parse_answer(self._format, self._partial, self._tool_calls)
         return response
 
     @property

@@ -19,7 +19,7 @@ from ollama_async_mem.errors import (
     StreamTruncated,
 )
 
-from ._connection import Address, Limits
+from ._connection import Address, Limits, tls_context
 from ._http11 import header_lines, request_line
 from ._pool import NoFreeConnection, Pool
 
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from ._connection import Content
     from ._pool import Exchange
 
-__all__ = ["OllamaTransport"]
+__all__ = ["EXCHANGE", "OllamaTransport"]
+
+EXCHANGE = "ollama_async_mem.exchange"
+"""The extension of a response that holds what comes, for those who read it without httpx."""
 
 _PORTS = {"http": 80, "https": 443}
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -71,7 +74,7 @@ class OllamaTransport(httpx.AsyncBaseTransport):
             exchange.head.status,
             headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in exchange.head.headers],
             stream=_Stream(exchange, request),
-            extensions={"http_version": b"HTTP/1.1"},
+            extensions={"http_version": b"HTTP/1.1", EXCHANGE: exchange},
         )
 
     def _pool(self, url: httpx.URL) -> Pool:
@@ -85,10 +88,14 @@ class OllamaTransport(httpx.AsyncBaseTransport):
     def _address(self, scheme: str, host: str, port: int) -> Address:
         if scheme not in _PORTS:
             raise httpx.UnsupportedProtocol(f"the scheme {scheme!r} is not supported, use http:// or https://")
-        if scheme == "https" and self._tls is None:
-            self._tls = httpx.create_ssl_context(verify=self._verify)
-        tls = self._tls if scheme == "https" else None
-        return Address(f"{scheme}://{host}:{port}", host, port, path=self._uds, tls=tls)
+        tls = self._context if scheme == "https" else None
+        url = f"unix://{self._uds}" if self._uds else f"{scheme}://{host}:{port}"
+        return Address(url, host, port, path=self._uds, tls=tls)
+
+    def _context(self) -> ssl.SSLContext:
+        """What TLS needs, the same for all origins."""
+        self._tls = self._tls or tls_context(self._verify)
+        return self._tls
 
     async def aclose(self) -> None:
         """Close every connection; what is in flight fails."""

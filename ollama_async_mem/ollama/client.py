@@ -11,13 +11,16 @@ import anyio
 import msgspec
 
 from ollama_async_mem import __version__
-from ollama_async_mem.errors import ConfigError, ModelNotFound, OllamaError, PullFailed, StatusError
+from ollama_async_mem.errors import ConfigError, ModelNotFound, OllamaError, StatusError
 
 from ._exchange import LinkOptions
 from ._http import Server, Timeouts
+from ._options import checked_options
 from ._requests import ChatFields, GenerateFields, chat_body, filled, generate_body, named, seconds
 from ._retry import RetryPolicy
-from ._streams import CHAT, GENERATE, AnswerStream, failure, open_chunks
+from ._search import may_search
+from ._streams import CHAT, GENERATE, AnswerStream
+from ._transfers import CreateFields, finished, open_create, open_pull, open_push
 from .formats import parse_answer
 from .hosts import parse_host
 from .models import ModelManager
@@ -27,7 +30,6 @@ from .schema import (
     GenerateResponse,
     PackedEmbeddings,
     PsResponse,
-    PullProgress,
     ShowResponse,
     TagsResponse,
     VersionResponse,
@@ -36,13 +38,13 @@ from .schema import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
     from datetime import timedelta
 
     import httpx
 
     from ._http import Receive
     from ._streams import ChatStream, GenerateStream
+    from ._transfers import Progress
     from .schema import ChatMessage, EmbedResponse, ModelInfo, RunningModel
 
 __all__ = ["OllamaClient"]
@@ -76,6 +78,8 @@ class OllamaClient:
         retry: what happens when the server refuses or is busy, see `RetryPolicy`.
         max_connections: most connections at once; further requests wait their turn.
         transport: any `httpx.AsyncBaseTransport` in place of the default.
+        find_host: whether the machine around a container is searched for its Ollama where a loopback `host` refuses;
+            by default OLLAMA_ASYNC_MEM_FIND_HOST, else True. Never done with credentials, `headers` or `transport`.
 
     Every method may raise `OllamaError`: `ConnectFailed`, `RequestTimeout`, `StatusError` and its kinds,
     `ProtocolError`; and `ConfigError` for bad arguments, before any request.
@@ -93,10 +97,13 @@ class OllamaClient:
         retry: RetryPolicy | None = None,
         max_connections: int = 100,
         transport: httpx.AsyncBaseTransport | None = None,
+        find_host: bool | None = None,
     ) -> None:
         timeouts = timeouts or Timeouts()
         _check_settings(host, headers or {}, timeouts, retry, max_connections)
         address = parse_host(host if host is not None else os.environ.get("OLLAMA_HOST"))
+        if address.socket_path and transport is not None:
+            raise ConfigError(f"transport= decides where to connect: name the socket {address.url} there, not as host")
         if api_key is None and address.url.startswith("https:"):
             api_key = os.environ.get("OLLAMA_API_KEY")
         options = LinkOptions(
@@ -107,7 +114,9 @@ class OllamaClient:
             max_connections=max_connections,
             transport=transport,
         )
-        self._server = Server(address, options, timeouts=timeouts, retry=retry or RetryPolicy())
+        self._retry = retry or RetryPolicy()
+        search = may_search(find_host, address, options)
+        self._server = Server(address, options, timeouts=timeouts, retry=self._retry, find_host=search)
         self.models = ModelManager(self)
         self._packs = True  # until the server turns out not to
 
@@ -143,7 +152,7 @@ class OllamaClient:
         """
         body = await chat_body(model, messages, fields, stream=False)
         response = decode(await self._server.request("POST", "/api/chat", body), _CHAT)
-        response.parsed = parse_answer(fields.get("format"), response.message.content)
+        response.parsed = parse_answer(fields.get("format"), response.message.content, response.message.tool_calls)
         return response
 
     def stream_chat(
@@ -207,7 +216,7 @@ class OllamaClient:
             input=inputs,
             truncate=truncate,
             dimensions=dimensions,
-            options=options,
+            options=checked_options(options),
             keep_alive=seconds(keep_alive),
         )
         response = decode(await self._server.request("POST", "/api/embed", body), _EMBED).response()
@@ -279,17 +288,15 @@ class OllamaClient:
             return False
         return b'"version"' in body
 
-    async def pull(self, model: str) -> None:
-        """Download a model and wait until it is there.
+    async def pull(self, model: str, *, insecure: bool | None = None) -> None:
+        """Download a model and wait until it is there; `insecure` takes it from a registry without TLS.
 
         Raises:
             PullFailed: the model does not exist, or the download failed.
         """
-        async with self.stream_pull(model) as progress:
-            async for _ in progress:
-                pass
+        await finished(self.stream_pull(model, insecure=insecure))
 
-    def stream_pull(self, model: str) -> AbstractAsyncContextManager[AsyncIterator[PullProgress]]:
+    def stream_pull(self, model: str, *, insecure: bool | None = None) -> Progress:
         """Download a model and report the progress: `async with client.stream_pull(...) as progress`.
 
         Leaving early cancels the download; the server keeps what it has and resumes from there.
@@ -297,23 +304,40 @@ class OllamaClient:
         Raises:
             PullFailed: while iterating; the model does not exist, or the download failed.
         """
-        return _checked_pull(self._server, named(model))
+        return open_pull(self._server, named(model), insecure=insecure)
 
+    async def push(self, model: str, *, insecure: bool | None = None) -> None:
+        """Upload a model to its registry and wait until it is there.
 
-@asynccontextmanager
-async def _checked_pull(server: Server, model: str) -> AsyncIterator[AsyncIterator[PullProgress]]:
-    async with open_chunks(server, "/api/pull", {"model": model, "stream": True}, PullProgress) as lines:
-        yield _until_success(lines, model)
+        The request is sent once: it is tried again only where it did not leave this machine.
 
+        Raises:
+            PushFailed: the server does not have the model, or the registry does not take it.
+        """
+        await finished(self.stream_push(model, insecure=insecure))
 
-async def _until_success(lines: AsyncIterator[PullProgress], model: str) -> AsyncIterator[PullProgress]:
-    line = PullProgress()
-    async for line in lines:
-        if complaint := failure(line.error):
-            raise PullFailed(model, complaint)
-        yield line
-    if line.status != "success":
-        raise PullFailed(model, f"the server stopped after {line.status!r}")
+    def stream_push(self, model: str, *, insecure: bool | None = None) -> Progress:
+        """Upload a model to its registry and report the progress; arguments and errors as for `push`."""
+        return open_push(self._server, self._retry, named(model), insecure=insecure)
+
+    async def create(self, model: str, **fields: Unpack[CreateFields]) -> None:
+        """Make a model of an installed one or of files, which are uploaded; `CreateFields` says what may be given.
+
+        The request is sent once: it is tried again only where it did not leave this machine.
+
+        Raises:
+            ConfigError: an argument is not what it should be, or a file cannot be read or changes meanwhile.
+            CreateFailed: the server cannot make the model.
+        """
+        await finished(self.stream_create(model, **fields))
+
+    def stream_create(self, model: str, **fields: Unpack[CreateFields]) -> Progress:
+        """Make a model and report the progress, of hashing and uploading its files too; arguments as for `create`.
+
+        All is done while it is iterated, where also refusals are raised. Leaving early cancels it; the server keeps
+        the files that it has.
+        """
+        return open_create(self._server, self._retry, named(model), fields)
 
 
 def _check_settings(host: object, headers: object, timeouts: object, retry: object, max_connections: object) -> None:
@@ -321,7 +345,7 @@ def _check_settings(host: object, headers: object, timeouts: object, retry: obje
     if not isinstance(host, str | None):
         raise ConfigError(f"host is a text such as http://127.0.0.1:11434, got {host!r}")
     if not isinstance(headers, Mapping):
-        raise ConfigError(f"headers is a mapping of texts, got {headers!r}")
+        raise ConfigError(f"headers is a mapping of texts, got {type(headers).__name__}")
     for name, value in headers.items():
         if not (isinstance(name, str) and isinstance(value, str) and f"{name}{value}".isprintable()):
             raise ConfigError(f"the header {name!r} is not made of printable texts")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ollama_async_mem.errors import ConfigError, ModelOutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["json_schema", "parse_answer"]
 
@@ -44,18 +47,20 @@ def _without_outer_ref(schema: dict[str, Any]) -> dict[str, Any]:
     return {**definitions[name], **({"$defs": others} if others else {})}
 
 
-def parse_answer(format_: Any, text: str) -> Any:
-    """Make the object that `format_` describes from the model's text; None where no format was asked for.
+def parse_answer(format_: Any, text: str, tool_calls: Sequence[object] = ()) -> Any:
+    """Make the object that `format_` describes from the model's text.
+
+    None where no format was asked for, or the model calls tools before it answers.
 
     Raises:
         ModelOutputError: the text is not JSON, or not of that shape.
     """
-    if format_ is None:
+    if format_ is None or (tool_calls and not text):
         return None
     try:
         if hasattr(format_, "model_validate_json"):
             return format_.model_validate_json(text)
         type_ = Any if isinstance(format_, dict | str) else format_
         return msgspec.json.decode(text, type=type_, strict=False)
-    except ValueError as exc:  # msgspec's and pydantic's errors both are
+    except (ValueError, RecursionError) as exc:  # msgspec's and pydantic's errors are the first
         raise ModelOutputError(f"the model's answer does not fit the format: {exc}", output=text) from exc

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import anyio
 import msgspec
 
-from ollama_async_mem.errors import ModelNotFound, OllamaError
+from ollama_async_mem.errors import ModelNotFound, OllamaError, ProtocolError, PullFailed, StatusError
 
+from ._context import DEFAULT_CONTEXT, ContextSize, context_for, own_context, warn_if_cut
 from .names import canonical, display
 
 if TYPE_CHECKING:
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from .client import OllamaClient
     from .schema import ModelInfo, PullProgress, RunningModel
 
-__all__ = ["ModelManager", "PullState", "summed"]
+__all__ = ["Layer", "ModelManager", "PullState", "summed"]
+
+
+_NO_SUCH_MODEL = "file does not exist"  # what a registry's 404 becomes in the server's words
 
 
 class PullState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a pull is: bytes over all layers that are known so far, speed, and the time that is left."""
+    """How far a pull is: bytes over all layers that are known so far, speed of this run, and the time that is left."""
 
     model: str
     status: str
@@ -53,6 +58,8 @@ class ModelManager:
     def __init__(self, client: OllamaClient) -> None:
         self._client = client
         self._pulls: dict[str, _Pull] = {}
+        self._contexts: dict[str, ContextSize] = {}
+        self._sizing = anyio.Lock()
 
     async def installed(self) -> list[ModelInfo]:
         """List the installed models, newest first."""
@@ -80,7 +87,7 @@ class ModelManager:
         the last of them is; the server keeps what it has and goes on from there the next time.
 
         Raises:
-            PullFailed: the model does not exist, or the download failed.
+            PullFailed: the model does not exist, which lists the tags of it that are installed, or the download failed.
             ModelNotFound: it is not there, and `on_missing` is "error"; lists the tags that are.
         """
         if await self.has(model):
@@ -123,6 +130,38 @@ class ModelManager:
         shown = await self._client.show(model)
         return shown.embedding_length or len((await self._client.embed(model, "length")).embeddings[0])
 
+    async def context_size(self, model: str, needed_tokens: int) -> int | None:
+        """Tell which `num_ctx` to send for a prompt and its answer; None is to send none.
+
+        Any other `num_ctx` than the one a model is loaded with reloads it for everybody, and so does sending none where
+        it was loaded with one. So as long as 4,096 tokens are enough, which every server gives, none is sent. The first
+        prompt that needs more pins a number for the model, and from then on that is sent with all its requests; it
+        grows when a prompt needs yet more, never shrinks, and is at most what the model was trained for. It is the
+        context that the model is loaded with if that is large enough, else its Modelfile's, else a power of two.
+        The server is asked (/api/ps, /api/show) only when the pin is to grow. A prompt that cannot fit is logged as
+        a warning. The pins are those of this client.
+        """
+        name = canonical(model)
+        if self._is_short_of(name, needed_tokens):
+            async with self._sizing:
+                if self._is_short_of(name, needed_tokens):  # whoever held the lock before may have settled it
+                    self._contexts[name] = await self._sized(model, needed_tokens)
+        num_ctx = self._contexts.get(name, ContextSize()).num_ctx
+        warn_if_cut(model, needed_tokens, max(num_ctx, DEFAULT_CONTEXT))
+        return num_ctx or None
+
+    def _is_short_of(self, name: str, needed_tokens: int) -> bool:
+        known = self._contexts.get(name, ContextSize())
+        return needed_tokens > max(known.num_ctx, DEFAULT_CONTEXT) and not known.is_longest
+
+    async def _sized(self, model: str, needed_tokens: int) -> ContextSize:
+        loaded = own = longest = 0
+        with suppress(StatusError, ProtocolError):  # where the server does not say, what is needed alone counts
+            loaded = next((m.context_length for m in await self.running() if canonical(m.name) == canonical(model)), 0)
+            shown = await self._client.show(model)
+            own, longest = own_context(shown.parameters), shown.context_length
+        return ContextSize(context_for(needed_tokens, loaded=loaded, own=own, longest=longest), longest)
+
     async def _touch(self, model: str, keep_alive: float | str | timedelta | None) -> None:
         """Ask for nothing, which loads the model: the way for those that only embed is another."""
         capabilities = (await self._client.show(model)).capabilities
@@ -136,7 +175,7 @@ class ModelManager:
             raise pull.failure
         if await self.has(model):  # whoever held the lock before has pulled it
             return
-        layers: dict[str, PullProgress] = {}
+        layers: dict[str, Layer] = {}
         began = time.monotonic()
         try:
             async with self._client.stream_pull(model) as progress:
@@ -145,25 +184,43 @@ class ModelManager:
                     for listener in pull.listeners:
                         listener(state)
         except OllamaError as exc:
-            pull.failure = exc
-            raise
+            pull.failure = await self._explained(exc, model)
+            raise pull.failure from exc.__cause__
+
+    async def _explained(self, failure: OllamaError, model: str) -> OllamaError:
+        """Add the tags that are installed to the failure of a pull whose tag does not exist."""
+        reason = str(failure).partition(" failed: ")[2]
+        if isinstance(failure, PullFailed) and _NO_SUCH_MODEL in reason:
+            with suppress(OllamaError):  # the failure of the pull is what counts
+                return PullFailed(model, f"{reason}{await self._installed_tags(model)}")
+        return failure
 
     async def _missing(self, model: str) -> str:
+        return f"model {model!r} is not installed{await self._installed_tags(model)}. Get it with: ollama pull {model}"
+
+    async def _installed_tags(self, model: str) -> str:
         base = display(model).partition(":")[0]
         tags = [info.name for info in await self.installed() if display(info.name).partition(":")[0] == base]
-        others = f"; installed of it: {', '.join(tags)}" if tags else ""
-        return f"model {model!r} is not installed{others}. Get it with: ollama pull {model}"
+        return f"; installed of it: {', '.join(tags)}" if tags else ""
 
 
-def summed(model: str, line: PullProgress, layers: dict[str, PullProgress], elapsed_s: float) -> PullState:
+class Layer(NamedTuple):
+    """The first and the latest status line of a layer; what the first has was there before, from an earlier pull."""
+
+    first: PullProgress
+    latest: PullProgress
+
+
+def summed(model: str, line: PullProgress, layers: dict[str, Layer], elapsed_s: float) -> PullState:
     """Add a status line to those of all layers. `layers` is what came before, and is kept up to date."""
     if line.digest and line.total:
-        layers[line.digest] = line
-    completed = sum(layer.completed for layer in layers.values())
+        layers[line.digest] = Layer(layers[line.digest].first if line.digest in layers else line, line)
+    completed = sum(layer.latest.completed for layer in layers.values())
+    before = sum(layer.first.completed for layer in layers.values())
     return PullState(
         model=model,
         status=line.status,
         completed=completed,
-        total=sum(layer.total for layer in layers.values()),
-        bytes_per_s=completed / elapsed_s if elapsed_s > 0 else 0.0,
+        total=sum(layer.latest.total for layer in layers.values()),
+        bytes_per_s=max(completed - before, 0) / elapsed_s if elapsed_s > 0 else 0.0,
     )

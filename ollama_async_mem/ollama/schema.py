@@ -6,8 +6,10 @@ nanoseconds, absent ones are 0. Unknown fields are ignored; what the server leav
 
 from __future__ import annotations
 
+import re
 import sys
 from array import array
+from datetime import datetime
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ import msgspec
 from ollama_async_mem.errors import ProtocolError
 
 __all__ = [
+    "UNREADABLE",
     "ChatChunk",
     "ChatMessage",
     "ChatResponse",
@@ -37,10 +40,20 @@ __all__ = [
     "ToolFunction",
     "VersionResponse",
     "decode",
-    "decode_leniently",
+    "decode_line",
+    "failure",
 ]
 
 T = TypeVar("T")
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not JSON of a type, or nested too deeply."""
+
+_COMPLAINT = re.compile(rb'\s*\{\s*"error"')
+_HALF_CHARACTER = re.compile(  # a surrogate without its other half; whole pairs and escaped backslashes are passed over
+    r"\\\\|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(\\u[dD][89a-fA-F][\da-fA-F]{2})"
+)
+_WHOLE = ("_count", "_duration", "_length", "size", "size_vram", "total", "completed", "index")
+_FREE = {"arguments", "model_info"}  # a model's or a file's own words; OpenAI's way is a text of JSON
 
 
 class ToolFunction(msgspec.Struct):
@@ -61,7 +74,7 @@ class ToolCall(msgspec.Struct, omit_defaults=True):
 class ChatMessage(msgspec.Struct, omit_defaults=True, gc=False):
     """A message as the server sends and takes it; `images` are base64."""
 
-    role: str = "assistant"
+    role: str = msgspec.field(default_factory=lambda: "assistant")  # so it is written, as plain defaults are not
     content: str = ""
     thinking: str = ""
     images: list[str] = []
@@ -227,7 +240,7 @@ class ModelInfo(msgspec.Struct):
 
 
 class RunningModel(msgspec.Struct):
-    """A loaded model; sizes in bytes, `expires_at` is when it is unloaded."""
+    """A loaded model; sizes in bytes, `expires_at` is when it is unloaded, as the server writes it."""
 
     name: str = ""
     size: int = 0
@@ -242,17 +255,35 @@ class RunningModel(msgspec.Struct):
         """How much of it is in the GPU's memory, 0 to 1."""
         return self.size_vram / self.size if self.size else 0.0
 
+    @property
+    def expires(self) -> datetime | None:
+        """When it is unloaded, None where that cannot be read; one that stays has a year far ahead."""
+        try:
+            return msgspec.convert(self.expires_at, datetime)
+        except msgspec.ValidationError:
+            return None
+
 
 class PsResponse(msgspec.Struct):
     """The loaded models."""
 
-    models: list[RunningModel] = []
+    listed: list[RunningModel] | None = msgspec.field(name="models")
+
+    @property
+    def models(self) -> list[RunningModel]:
+        """The models, where null stands for none; an answer without them is another server's."""
+        return self.listed or []
 
 
 class TagsResponse(msgspec.Struct):
     """The installed models, newest first."""
 
-    models: list[ModelInfo] = []
+    listed: list[ModelInfo] | None = msgspec.field(name="models")
+
+    @property
+    def models(self) -> list[ModelInfo]:
+        """The models, where null stands for none; an answer without them is another server's."""
+        return self.listed or []
 
 
 class ShowResponse(msgspec.Struct):
@@ -286,16 +317,38 @@ class ShowResponse(msgspec.Struct):
 class VersionResponse(msgspec.Struct):
     """The server's version."""
 
-    version: str = ""
+    version: str
 
 
 class ErrorBody(msgspec.Struct):
     """The body of every refusal."""
 
     error: Any = ""
+    signin_url: Any = ""
+
+
+_ERROR = msgspec.json.Decoder(ErrorBody)
+
+
+def failure(error: object) -> str | None:
+    """Read an `error`: the text of a failure, or None where there is none (absent, null and empty)."""
+    if isinstance(error, dict):
+        error = error.get("message", error)
+    return str(error) if error else None
 
 
 def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode a whole answer.
+
+    Raises:
+        ProtocolError: it is not JSON, or not of this shape; or it is an error, though its status is a success.
+    """
+    if _COMPLAINT.match(data) and (complaint := failure(decode_line(data, _ERROR).error)):
+        raise ProtocolError(f"the server sent an error in place of an answer: {complaint}")
+    return decode_line(data, decoder)
+
+
+def decode_line(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Decode one JSON document, leniently where the strict way fails.
 
     Raises:
@@ -303,34 +356,31 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return decode_leniently(data, decoder.type)
+    except UNREADABLE:
+        return _decode_leniently(data, decoder.type)
 
 
-def decode_leniently(data: bytes, type_: type[T]) -> T:
-    """Decode what other servers and proxies send: nulls for absent, floats for integers, broken UTF-8.
-
-    Raises:
-        ProtocolError: it is not JSON, or not of this shape.
-    """
+def _decode_leniently(data: bytes, type_: type[T]) -> T:
+    """Decode what other servers and proxies send: nulls for absent, floats for integers, broken UTF-8."""
+    text = data.decode(errors="replace").removeprefix("\ufeff")
     try:
-        raw = msgspec.json.decode(data.decode(errors="replace").removeprefix("\ufeff"))
+        raw = msgspec.json.decode(_HALF_CHARACTER.sub(lambda found: "\\ufffd" if found[1] else found[0], text))
         return msgspec.convert(_tidy(raw), type_, strict=False)
-    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:
+    except (*UNREADABLE, ValueError, OverflowError) as exc:
         raise ProtocolError(f"the server sent what Ollama does not send ({exc}): {_excerpt(data)}") from exc
 
 
 def _tidy(value: Any) -> Any:
-    """Drop nulls and cut fractions off counts and durations, at any depth."""
+    """Drop nulls and cut fractions off counts, durations and sizes, at any depth of what has a shape."""
     if isinstance(value, dict):
-        return {
-            k: int(v) if isinstance(v, float) and k.endswith(("_count", "_duration")) else _tidy(v)
-            for k, v in value.items()
-            if v is not None
-        }
-    if isinstance(value, list):
-        return [_tidy(v) for v in value if v is not None]
-    return value
+        return {name: _tidied(name, field) for name, field in value.items() if field is not None}
+    return [_tidy(v) for v in value] if isinstance(value, list) else value
+
+
+def _tidied(name: str, value: Any) -> Any:
+    if name in _FREE:
+        return msgspec.json.decode(value or "{}") if isinstance(value, str) else value
+    return int(value) if isinstance(value, float) and name.endswith(_WHOLE) else _tidy(value)
 
 
 def _excerpt(data: bytes, limit: int = 200) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,6 @@ from ollama_async_mem.errors import (
     OllamaError,
     ProtocolError,
     PullFailed,
-    ServerBusy,
     StallTimeout,
     StatusError,
     StreamFailed,
@@ -251,43 +249,6 @@ async def test_a_missing_model_is_not_retried(server: ScriptedOllama) -> None:
             async with client.stream_chat("nope", HI):
                 pass
     assert len(server.requests) == 3
-
-
-async def test_a_busy_server_is_asked_again(server: ScriptedOllama) -> None:
-    """503 is retried until it is not, also before a stream."""
-    server.enqueue("POST /api/chat", error(503, "server busy"), error(503, "server busy"))
-    async with OllamaClient(server.url, retry=RetryPolicy(base_s=0.01)) as client:
-        await read(client)
-    assert len(server.requests) == 3
-
-
-async def test_retry_after_is_waited_for(server: ScriptedOllama) -> None:
-    """The server's own waiting time is kept."""
-    server.enqueue("GET /api/tags", Reply(503, json={"error": "busy"}, headers={"Retry-After": "1"}))
-    async with OllamaClient(server.url, retry=RetryPolicy(base_s=0)) as client:
-        began = time.monotonic()
-        await client.tags()
-    assert time.monotonic() - began >= 1
-
-
-async def test_retries_end(server: ScriptedOllama) -> None:
-    """After the last attempt the error itself is raised."""
-    server.enqueue("GET /api/tags", error(503, "server busy"), repeat=True)
-    async with OllamaClient(server.url, retry=RetryPolicy(attempts=3, base_s=0.01)) as client:
-        with pytest.raises(ServerBusy, match="server busy"):
-            await client.tags()
-    assert len(server.requests) == 3
-
-
-async def test_a_refused_connection_is_retried_until_the_server_is_there(server: ScriptedOllama) -> None:
-    """A server that restarts is reached."""
-    await server.stop()
-    async with OllamaClient(server.url, retry=RetryPolicy(attempts=20, base_s=0.05, cap_s=0.1)) as client:
-        waiting = asyncio.create_task(client.version())
-        await asyncio.sleep(0.1)
-        assert not waiting.done()
-        await server.start()
-        assert await waiting
 
 
 async def test_a_refused_connection_says_what_to_do() -> None:

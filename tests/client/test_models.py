@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
-from fakes import STALL, Raw, Reply, line_chunk, ndjson, stream_head
+from fakes import STALL, Close, Hold, Raw, Reply, line_chunk, ndjson, stream_head
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ollama_async_mem import OllamaClient
 from ollama_async_mem.errors import ModelNotFound, PullFailed
-from ollama_async_mem.ollama.models import PullState, summed
+from ollama_async_mem.ollama._context import context_for
+from ollama_async_mem.ollama.models import Layer, PullState, summed
 from ollama_async_mem.ollama.schema import PullProgress
+
+from .backends import on_both, together
 
 if TYPE_CHECKING:
     from fakes import ScriptedOllama
@@ -83,8 +89,8 @@ async def test_loading_and_unloading(server: ScriptedOllama) -> None:
 
 
 def test_progress_is_summed_over_layers() -> None:
-    """Bytes of all layers count, a layer counts once, and the time that is left follows from the speed."""
-    layers: dict[str, PullProgress] = {}
+    """Bytes of all layers count, a layer counts once, and the time that is left follows from the speed of this run."""
+    layers: dict[str, Layer] = {}
     lines = [
         PullProgress(status="pulling manifest"),
         PullProgress(status="pulling a", digest="a", total=100, completed=50),
@@ -94,5 +100,109 @@ def test_progress_is_summed_over_layers() -> None:
     ]
     states = [summed("m", line, layers, 10.0) for line in lines]
     assert [(s.completed, s.total) for s in states] == [(0, 0), (50, 100), (50, 400), (100, 400), (100, 400)]
-    assert states[0].remaining_s is None
-    assert states[-1].remaining_s == 30
+    assert [s.bytes_per_s for s in states] == [0, 0, 0, 5, 5]  # the first 50 bytes were there before
+    assert states[1].remaining_s is None
+    assert states[-1].remaining_s == 60
+
+
+async def test_a_tag_that_does_not_exist_lists_those_that_are_here(server: ScriptedOllama) -> None:
+    """The failure of such a pull names the other tags of the model, once; other failures are left as they are."""
+    server.settings.models = ["llama3.2:1b-q4", "llama3.2:latest", "other:latest"]
+    gone = ndjson({"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"})
+    server.enqueue("POST /api/pull", gone, gone, ndjson({"error": "dial tcp: no route to host"}))
+    tags = r"failed: pull model manifest: file does not exist; installed of it: llama3.2:1b-q4, llama3.2:latest$"
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(PullFailed, match=tags) as caught:
+            await client.models.ensure("llama3.2:q9")
+        assert caught.value.model == "llama3.2:q9"
+        with pytest.raises(PullFailed, match=r"does not exist$"):
+            await client.models.ensure("nothing:q9")
+        with pytest.raises(PullFailed, match=r"no route to host$"):
+            await client.models.ensure("llama3.2:q9")
+
+
+@given(st.integers(1, 2**20), st.integers(0, 2**20), st.integers(0, 2**20), st.integers(0, 2**20))
+def test_a_context_is_enough_and_no_larger_than_it_has_to_be(needed: int, loaded: int, own: int, longest: int) -> None:
+    """What is loaded is kept where it is enough; a new one is a power of two, at most twice what is needed."""
+    size = context_for(needed, loaded=loaded, own=own, longest=longest)
+    if loaded >= needed:
+        assert size == loaded
+    elif own >= needed:
+        assert size == own
+    elif longest and size == longest:
+        assert longest < 2 * needed
+    else:
+        assert size.bit_count() == 1
+        assert needed <= size < 2 * needed
+
+
+def running(context: int, name: str = "m:latest") -> Reply:
+    """An answer of /api/ps with one model."""
+    return Reply(json={"models": [{"name": name, "context_length": context}]})
+
+
+@pytest.mark.parametrize(
+    ("loaded", "shown", "needed", "num_ctx"),
+    [
+        (running(32_768), {}, 5000, 32_768),
+        (running(32_768, "registry.ollama.ai/library/M:latest"), {}, 5000, 32_768),
+        (running(32_768, "other:latest"), {}, 5000, 8192),
+        (running(4096), {}, 5000, 8192),
+        (running(4096), {"parameters": 'stop  "x"\nnum_ctx                        12000'}, 5000, 12_000),
+        (running(4096), {"model_info": {"general.architecture": "a", "a.context_length": 6000}}, 5000, 6000),
+        (running(4096), {"model_info": {"general.architecture": "a", "a.context_length": 6000}}, 9000, 6000),
+        (Reply(404, body="404 page not found"), {}, 5000, 8192),
+        (Reply(body="<html>"), {}, 5000, 8192),
+        (running(4096), None, 5000, 8192),
+    ],
+)
+async def test_which_context_is_asked_for(
+    server: ScriptedOllama, loaded: Reply, shown: dict[str, Any] | None, needed: int, num_ctx: int
+) -> None:
+    """The loaded one, else the Modelfile's, else a power of two, at most the longest; unknown where nobody says."""
+    server.enqueue("GET /api/ps", loaded)
+    server.enqueue(
+        "POST /api/show", Reply(404, json={"error": "model 'm' not found"}) if shown is None else Reply(json=shown)
+    )
+    async with OllamaClient(server.url) as client:
+        assert await client.models.context_size("m", needed) == num_ctx
+
+
+async def test_a_context_only_grows_and_is_asked_for_when_it_has_to(
+    server: ScriptedOllama, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing up to 4,096; then the pin of the model under all its names, until more is needed or there is no more."""
+    model = {"model_info": {"general.architecture": "a", "a.context_length": 10_000}}
+    server.enqueue("POST /api/show", Reply(json=model), repeat=True)
+    async with OllamaClient(server.url) as client:
+        sizes = [await client.models.context_size("m", n) for n in (10, 4096, 4097, 10, 8192)]
+        assert sizes == [None, None, 8192, 8192, 8192]
+        assert await client.models.context_size("other", 10) is None
+        assert await client.models.context_size("M:latest", 8193) == 10_000
+        assert caplog.messages == []
+        assert [await client.models.context_size("m", n) for n in (20_000, 20_001)] == [10_000, 10_000]
+        assert "20000 tokens, its context has 10000" in caplog.messages[0]
+        assert len(server.requests_to("GET /api/ps")) == len(server.requests_to("POST /api/show")) == 2
+
+
+@on_both
+async def test_callers_at_once_ask_once(fake: ScriptedOllama) -> None:
+    """Many first prompts settle one context between them, and a cancelled one leaves the others alone."""
+    sizes: list[int | None] = []
+    async with OllamaClient(fake.url) as client:
+
+        async def ask() -> None:
+            sizes.append(await client.models.context_size("m", 5000))
+
+        hold = Hold()
+        fake.enqueue("GET /api/ps", Raw([hold, Close()]), running(4096))
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as first:
+                first.start_soon(ask)
+                await fake.wait_until(lambda: len(fake.requests_to("GET /api/ps")) == 1)
+                scope.cancel()
+        hold.release()
+        await together(*[ask] * 20)
+    assert sizes == [8192] * 20
+    assert len(fake.requests_to("GET /api/ps")) == 2
+    assert len(fake.requests_to("POST /api/show")) == 1

@@ -1,4 +1,4 @@
-"""The pure parts of the client: hosts, names, formats, refusals, prefixes."""
+"""The pure parts of the client: names, formats, refusals, prefixes."""
 
 from __future__ import annotations
 
@@ -10,62 +10,11 @@ import pytest
 
 from ollama_async_mem.embedding import prefixes
 from ollama_async_mem.errors import (
-    AuthenticationFailed,
     ConfigError,
-    ModelNotFound,
     ModelOutputError,
-    ServerBusy,
-    StatusError,
 )
-from ollama_async_mem.ollama._http import status_error
 from ollama_async_mem.ollama.formats import json_schema, parse_answer
-from ollama_async_mem.ollama.hosts import Host, parse_host
 from ollama_async_mem.ollama.names import canonical, display
-
-
-@pytest.mark.parametrize(
-    ("value", "url"),
-    [
-        (None, "http://127.0.0.1:11434"),
-        ("", "http://127.0.0.1:11434"),
-        (" 'example.com' ", "http://example.com:11434"),
-        ("example.com:56789", "http://example.com:56789"),
-        ("http://example.com", "http://example.com:80"),
-        ("https://example.com", "https://example.com:443"),
-        ("https://example.com:8443/ollama/", "https://example.com:8443/ollama"),
-        ("ollama.com", "https://ollama.com:443"),
-        ("0.0.0.0", "http://127.0.0.1:11434"),
-        ("0.0.0.0:1234", "http://127.0.0.1:1234"),
-        ("::", "http://[::1]:11434"),
-        ("::1", "http://[::1]:11434"),
-        ("[::1]:80", "http://[::1]:80"),
-        ("http://[fe80::1%25eth0]:99", "http://[fe80::1%25eth0]:99"),
-        (":8080", "http://127.0.0.1:8080"),
-    ],
-)
-def test_hosts_are_read_as_the_server_reads_them(value: str | None, url: str) -> None:
-    """OLLAMA_HOST means to the client what it means to the server."""
-    assert parse_host(value).url == url
-
-
-@pytest.mark.parametrize("value", ["ftp://x", "x:port", "x:0", "x:70000", "http://x:-1"])
-def test_a_bad_host_is_a_clear_error(value: str) -> None:
-    """A scheme or port that cannot be is refused with the value in the text."""
-    with pytest.raises(ConfigError, match="host"):
-        parse_host(value)
-
-
-def test_credentials_are_kept_apart_and_out_of_sight() -> None:
-    """User and password are taken out of the URL and not shown."""
-    host = parse_host("https://me:p%40ss@example.com")
-    assert host == Host("https://example.com:443", "me", "p@ss")
-    assert "p@ss" not in repr(host)
-
-
-@pytest.mark.parametrize(("url", "loopback"), [("localhost", True), ("::1", True), ("10.0.0.1", False), ("a.b", False)])
-def test_loopback_is_recognised(url: str, loopback: bool) -> None:  # noqa: FBT001
-    """Only this machine is loopback."""
-    assert parse_host(url).is_loopback is loopback
 
 
 @pytest.mark.parametrize(
@@ -164,29 +113,6 @@ def test_a_misfit_answer_keeps_its_text(text: str) -> None:
     with pytest.raises(ModelOutputError) as caught:
         parse_answer(Person, text)
     assert caught.value.output == text
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "kind", "text"),
-    [
-        (404, b'{"error":"model \'x\' not found"}', ModelNotFound, "model 'x' not found"),
-        (404, b"404 page not found", StatusError, "404 page not found"),
-        (503, b'{"error":"server busy, please try again."}', ServerBusy, "server busy"),
-        (502, b"<html>Bad Gateway</html>", ServerBusy, "Bad Gateway"),
-        (401, b'{"error":"unauthorized","signin_url":"https://x"}', AuthenticationFailed, "unauthorized"),
-        (403, b"", AuthenticationFailed, "status 403"),
-        (400, b'{"error":{"message":"bad input","type":"x"}}', StatusError, "bad input"),
-        (500, b'"text"', StatusError, "text"),
-        (500, b"[]", StatusError, "[]"),
-        (500, b"\xff\xfe", StatusError, "\ufffd"),
-    ],
-)
-def test_refusals_become_errors_of_their_kind(status: int, body: bytes, kind: type, text: str) -> None:
-    """The status and the words of a refusal decide its class; the words are kept."""
-    error = status_error(status, body, "7", "http://x")
-    assert type(error) is kind
-    assert text in str(error)
-    assert (error.status, error.retry_after_s) == (status, 7.0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -176,3 +177,74 @@ async def test_what_json_cannot_hold_is_refused(server: ScriptedOllama, content:
         with pytest.raises(ConfigError, match="written as JSON"):
             await client.embed("m", [content])
     assert server.requests == []
+
+
+BAD_OPTIONS: list[tuple[str, Any]] = [
+    ("num_ctx", "4096"),
+    ("num_ctx", 0),
+    ("num_ctx", 4096.5),
+    ("top_k", True),
+    ("num_predict", -3),
+    ("temperature", "hot"),
+    ("temperature", -0.1),
+    ("temperature", float("nan")),
+    ("top_p", 1.5),
+    ("min_p", [0.1]),
+    ("stop", ["a", 1]),
+    ("stop", 5),
+    ("use_mmap", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_OPTIONS)
+async def test_an_option_of_a_wrong_type_is_refused_before_any_request(
+    server: ScriptedOllama, name: str, value: Any
+) -> None:
+    """The server would answer 500, which looks like a fault of its own."""
+    async with OllamaClient(server.url) as client:
+        for ask in (
+            client.chat("m", [], options={name: value}),
+            client.generate("m", "x", options={name: value}),
+            client.embed("m", "x", options={name: value}),
+        ):
+            with pytest.raises(ConfigError, match=f"the option {name} is "):
+                await ask
+    assert not server.requests
+
+
+async def test_options_are_sent_as_the_server_takes_them(server: ScriptedOllama) -> None:
+    """None is left out, one `stop` becomes a list, and what is unknown here may be known there."""
+    async with OllamaClient(server.url) as client:
+        await client.chat("m", HI, options={"stop": "a", "seed": None, "top_p": 1, "new_one": {"x": 1}})
+    assert server.requests[-1].json["options"] == {"stop": ["a"], "top_p": 1, "new_one": {"x": 1}}
+
+
+@pytest.mark.parametrize("value", ["300", "-1", "soon", "", [1], True, float("nan")])
+async def test_a_duration_that_the_server_cannot_read_is_refused(server: ScriptedOllama, value: Any) -> None:
+    """A text without a unit is what people write most."""
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ConfigError, match="keep_alive is a number of seconds"):
+            await client.chat("m", HI, keep_alive=value)
+        for fine in ("5m", "1h30m", "-1s", "0", 300, -1, 0.5, timedelta(minutes=5)):
+            await client.chat("m", HI, keep_alive=fine)
+
+
+@pytest.mark.parametrize("images", [5, "cat.png", b"png", [5], [["x"]]])
+async def test_images_are_a_list_of_images(server: ScriptedOllama, images: Any) -> None:
+    """One path is not read letter by letter."""
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ConfigError, match="image"):
+            await client.generate("m", "x", images=images)
+        with pytest.raises(ConfigError, match="image"):
+            await client.chat("m", [{"role": "user", "content": "x", "images": images}])
+    assert not server.requests
+
+
+async def test_a_reply_that_calls_tools_first_has_nothing_to_parse(server: ScriptedOllama) -> None:
+    """With tools and a format, the format is for the answer that follows."""
+    call = {"function": {"name": "look", "arguments": {}}}
+    server.enqueue("POST /api/chat", Reply(json={"message": {"content": "", "tool_calls": [call]}, "done": True}))
+    async with OllamaClient(server.url) as client:
+        reply = await client.chat("m", HI, format={"type": "object"})
+    assert reply.parsed is None
+    assert reply.message.tool_calls[0].function.name == "look"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CREATED_AT = "2026-01-02T03:04:05.678901234Z"
+BLOBS = "/api/blobs/"
 Body = dict[str, Any]
 
 
@@ -40,6 +41,8 @@ class Settings:
     version: str = "0.32.15"
     answer: Callable[[Body], str] = echo
     """Text that `/api/chat` and `/api/generate` answer a request body with."""
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    """The files that were uploaded, by digest."""
 
 
 def canonical(name: str) -> str:
@@ -57,6 +60,8 @@ def default_answer(request: Request, settings: Settings) -> FixedAnswer:
     route = request.route.replace("HEAD ", "GET ", 1)
     if handler := PLAIN.get(route):
         return handler(settings)
+    if request.path.startswith(BLOBS) and request.method in {"HEAD", "POST"}:
+        return _blob(request, settings)
     if not (posted := POSTED.get(route)):
         return Reply(404, body="404 page not found")
     if not request.body:
@@ -213,6 +218,38 @@ def _pull(body: Body, settings: Settings) -> FixedAnswer:
     return ndjson({"status": "pulling manifest"}, *steps, *({"status": status} for status in closing))
 
 
+def _push(body: Body, settings: Settings) -> FixedAnswer:
+    name = canonical(body.get("model") or "")
+    opening = {"status": "retrieving manifest"}
+    if name not in settings.models:
+        return ndjson(opening, {"status": "couldn't retrieve manifest"}, {"error": "file does not exist"})
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    layer = {"status": f"pushing {digest[:12]}", "digest": f"sha256:{digest}", "total": 1000}
+    return ndjson(opening, layer, {**layer, "completed": 1000}, {"status": "pushing manifest"}, {"status": "success"})
+
+
+def _create(body: Body, settings: Settings) -> FixedAnswer:
+    if not (body.get("from") or body.get("files")):
+        return error(400, "neither 'from' or 'files' was specified")
+    files = [digest for group in ("files", "adapters", "draft_files") for digest in body.get(group, {}).values()]
+    if missing := [digest for digest in files if digest not in settings.blobs]:
+        return error(500, f"open blobs/{missing[0].replace(':', '-')}: no such file or directory")
+    settings.models.append(canonical(body["model"]))
+    return ndjson({"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"})
+
+
+def _blob(request: Request, settings: Settings) -> FixedAnswer:
+    expected, got = request.path.removeprefix(BLOBS), f"sha256:{hashlib.sha256(request.body).hexdigest()}"
+    if expected in settings.blobs:
+        return Reply(body="")
+    if request.method == "HEAD":
+        return error(404, f'blob "{expected}" not found')
+    if got != expected:
+        return error(400, f'digest mismatch, expected "{expected}", got "{got}"')
+    settings.blobs[expected] = request.body
+    return Reply(201, body="")
+
+
 def _copy(body: Body, settings: Settings) -> FixedAnswer:
     source = {"model": body.get("source", "")}
     if missing := _missing(source, settings, 'model "{name}" not found'):
@@ -242,6 +279,8 @@ POSTED: dict[str, Callable[[Body, Settings], FixedAnswer]] = {
     "POST /api/embed": _embed,
     "POST /v1/embeddings": _openai_embeddings,
     "POST /api/pull": _pull,
+    "POST /api/push": _push,
+    "POST /api/create": _create,
     "POST /api/copy": _copy,
     "DELETE /api/delete": _delete,
 }

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from .script import Answer, FixedAnswer, Request
 
 POLL_S = 0.002
+ACCEPTING_TURNS = 3  # of the loop; a listener that closes earlier leaks the connection that it has just accepted
 
 
 class ScriptedOllama:
     """An Ollama on a real socket: says what the test told it to say, and else behaves like a small Ollama.
 
-    Use as `async with` (asyncio or trio) or plain `with`. It listens on a free port of `host`, or on the unix
-    socket `unix_path`; `tls` makes it speak https. It works in a thread of its own.
+    Use as `async with` (asyncio or trio) or plain `with`. It listens on a free port of `host`, or on `port`,
+    or on the unix socket `unix_path`; `tls` makes it speak https. It works in a thread of its own.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ScriptedOllama:
         settings: Settings | None = None,
         *,
         host: str = LOOPBACK,
+        port: int = 0,
         unix_path: Path | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -47,7 +49,7 @@ class ScriptedOllama:
         self._answers: defaultdict[str, deque[tuple[Answer, bool]]] = defaultdict(deque)
         self._live: set[Connection] = set()
         self._host, self._unix_path, self._tls = host, unix_path, tls
-        self._reserved = None if unix_path else bound_socket(host=host)
+        self._reserved = None if unix_path else bound_socket(port, host)
         self._loop: BackgroundLoop | None = None
         self._listener: asyncio.Server | None = None
 
@@ -143,6 +145,10 @@ class ScriptedOllama:
 
     async def _close_all(self) -> None:
         if self._listener is not None:
+            for sock in self._listener.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            for _ in range(ACCEPTING_TURNS):
+                await asyncio.sleep(0)
             self._listener.close()
             self._listener = None
         await self._drop()
