@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from fakes import ScriptedOllama
 
 from ollama_async_mem.cli.main import build
 
+PROXY = "https://llm.example.org/ollama"
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -28,15 +31,38 @@ def answer(body: dict[str, Any]) -> str:
     return '{"name": "Ann", "age": 31}' if body.get("format") else "Try some olives."
 
 
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of the example behind a reverse proxy."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    client, server = authority.issue_cert("client"), authority.issue_cert("127.0.0.1")
+    client.cert_chain_pems[0].write_to_path(str(folder / "client.pem"))
+    client.private_key_pem.write_to_path(str(folder / "client.key"))
+    server.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    return folder
+
+
+def proxy_context(folder: Path) -> ssl.SSLContext:
+    """TLS as that of a reverse proxy that wants a certificate of its clients."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=folder / "ca.pem")
+    context.load_cert_chain(folder / "server.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"{len(code)} characters")
-def test_the_examples_run(code: str, tmp_path: Path) -> None:
+def test_the_examples_run(code: str, tmp_path: Path, certificates: Path) -> None:
     """Each Python block is a program that ends well on a server."""
-    with ScriptedOllama() as server:
+    is_behind_proxy = PROXY in code
+    with ScriptedOllama(tls=proxy_context(certificates) if is_behind_proxy else None) as server:
         server.settings.answer = answer
         environment = {**os.environ, "OLLAMA_HOST": server.url, "OLLAMA_ASYNC_MEM_STORE": str(tmp_path / "m.db")}
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-W", "error", "-c", code],
+            [sys.executable, "-W", "error", "-c", code.replace(PROXY, server.url)],
             env=environment,
+            cwd=certificates,
             capture_output=True,
             text=True,
             timeout=60,
@@ -44,6 +70,7 @@ def test_the_examples_run(code: str, tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert "Ann" in done.stdout or "olives" in done.stdout
+    assert not is_behind_proxy or server.requests[0].headers["authorization"] == "Bearer s3cret"
 
 
 def command_lines() -> list[str]:
