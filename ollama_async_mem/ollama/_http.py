@@ -5,7 +5,7 @@ It knows statuses and bytes, nothing of what they mean; a link does the HTTP.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -203,7 +203,7 @@ class Server:
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._link(origin).open(method, target, content)
             self._search.is_open = False
-            if answer.status in _SUCCESS:
+            if answer.status in _SUCCESS and not answer.header("content-type").startswith("text/html"):
                 return answer
             try:
                 if answer.status not in _REDIRECTS or isinstance(content, Upload):
@@ -224,7 +224,7 @@ class Server:
             if not is_ours and len(self._links) > MAX_REDIRECTS:
                 raise ProtocolError(f"{self.host.url} redirects to ever new servers, at last to {origin}")
             options = self._options if is_ours else self._options.without_credentials()
-            self._links[origin] = make_link(self.host if is_ours else Host(origin), options)
+            return self._links.setdefault(origin, make_link(self.host if is_ours else Host(origin), options))
         return self._links[origin]
 
     def _redirected(self, origin: str, target: str, answer: Answer) -> tuple[str, str]:
@@ -233,14 +233,16 @@ class Server:
         ours = redirect_target(self.host.url, "/", "/", answer.status)[0]
         return (self.host.url if to[0] == ours else to[0]), to[1]
 
-    async def _refusal(self, answer: Answer, url: str) -> StatusError:
-        try:
-            with anyio.move_on_after(self._timeouts.stall_s) as scope:
-                body = await self._read(answer, _ERROR_BODY_BYTES, scope)
-        except (ProtocolError, StreamTruncated):
-            body = b""
-        if scope.cancelled_caught:
-            body = b""  # the status alone says enough
+    async def _refusal(self, answer: Answer, url: str) -> OllamaError:
+        """The error that an answer means; as much of its words as comes, for the status alone says enough."""
+        body = b""
+        with suppress(ProtocolError, StreamTruncated), anyio.move_on_after(self._timeouts.stall_s):
+            while len(body) < _ERROR_BODY_BYTES and (piece := await answer.receive()):
+                body += piece
+        if answer.status in _SUCCESS:  # a page, such as a hotel's that asks to log in
+            return ProtocolError(
+                f"{url} answered with {answer.header('content-type')}, which is not Ollama: {body[:80]!r}"
+            )
         return status_error(answer.status, body, answer.header("retry-after"), url)
 
     def _no_answer(self, path: str) -> FirstByteTimeout:

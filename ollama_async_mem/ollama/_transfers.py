@@ -234,10 +234,11 @@ async def _until_success(lines: Lines, failed: Failed) -> AsyncGenerator[PullPro
             if complaint := failure(line.error):
                 raise failed(complaint)
             yield line
+            if line.status == "success":
+                return
     except StreamTruncated as exc:
         raise failed(f"the connection broke after {line.status!r}") from exc
-    if line.status != "success":
-        raise failed(f"the server stopped after {line.status!r}")
+    raise failed(f"the server stopped after {line.status!r}")
 
 
 def _check(fields: CreateFields) -> None:

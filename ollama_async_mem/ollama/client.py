@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 from ollama_async_mem import __version__
-from ollama_async_mem.errors import ConfigError, ModelNotFound, OllamaError, StatusError
+from ollama_async_mem.errors import ConfigError, ModelNotFound, OllamaError, StatusError, StreamTruncated
 
 from ._exchange import LinkOptions
 from ._http import Server, Timeouts
@@ -25,6 +25,7 @@ from .formats import parse_answer
 from .hosts import parse_host
 from .models import ModelManager
 from .schema import (
+    UNREADABLE,
     ChatResponse,
     EmbedBody,
     GenerateResponse,
@@ -149,9 +150,11 @@ class OllamaClient:
         Raises:
             ModelNotFound: the server does not have the model.
             ModelOutputError: the answer does not fit `format`; its text is in `.output`.
+            StreamTruncated: the server broke off the answer, as it does when a model repeats itself; see `.partial`.
         """
         body = await chat_body(model, messages, fields, stream=False)
         response = decode(await self._server.request("POST", "/api/chat", body), _CHAT)
+        _require_done(response.message.content, done=response.done)
         response.parsed = parse_answer(fields.get("format"), response.message.content, response.message.tool_calls)
         return response
 
@@ -172,9 +175,11 @@ class OllamaClient:
         Raises:
             ModelNotFound: the server does not have the model.
             ModelOutputError: the answer does not fit `format`; its text is in `.output`.
+            StreamTruncated: the server broke off the answer; what came is in `.partial`.
         """
         body = await generate_body(model, prompt, fields, stream=False)
         response = decode(await self._server.request("POST", "/api/generate", body), _GENERATE)
+        _require_done(response.response, done=response.done)
         response.parsed = parse_answer(fields.get("format"), response.response)
         return response
 
@@ -238,7 +243,7 @@ class OllamaClient:
                 raise
             self._packs = isinstance(exc, ModelNotFound)
             return None
-        except (msgspec.DecodeError, ValueError, TypeError):  # servers before 0.12.7 send numbers all the same
+        except (*UNREADABLE, ValueError, TypeError):  # servers before 0.12.7 send numbers all the same
             self._packs = False
             return None
         return response if len(response.embeddings) == len(inputs) else None
@@ -338,6 +343,11 @@ class OllamaClient:
         the files that it has.
         """
         return open_create(self._server, self._retry, named(model), fields)
+
+
+def _require_done(text: str, *, done: bool) -> None:
+    if not done:
+        raise StreamTruncated("the server broke off the answer before it was done", partial=text)
 
 
 def _check_settings(host: object, headers: object, timeouts: object, retry: object, max_connections: object) -> None:

@@ -606,3 +606,40 @@ async def test_causes_are_kept(fake: ScriptedOllama, steps: list[Any]) -> None:
     assert isinstance(caught.value, ConnectFailed | StreamTruncated)
     assert caught.value.__cause__ is not None
     assert VERSION.decode() not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["chat", "generate"])
+async def test_an_answer_that_the_server_broke_off_is_no_success(server: ScriptedOllama, path: str) -> None:
+    """More than thirty equal tokens end an answer: in one piece it comes as 200 with `done` false."""
+    body = {"message": {"content": "no no no"}, "response": "no no no", "done": False}
+    server.enqueue(f"POST /api/{path}", Reply(json=body))
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(StreamTruncated) as caught:
+            await (client.chat("m", []) if path == "chat" else client.generate("m", "x"))
+    assert caught.value.partial == "no no no"
+
+
+async def test_silence_behind_a_success_is_not_waited_for(server: ScriptedOllama) -> None:
+    """A pull is done when the server says so."""
+    server.enqueue("POST /api/pull", Raw([stream_head(), line_chunk({"status": "success"}), STALL]))
+    async with OllamaClient(server.url) as client:
+        with anyio.fail_after(2):
+            await client.pull("m")
+
+
+async def test_a_page_is_named_by_its_type(server: ScriptedOllama) -> None:
+    """A captive portal answers everything with 200."""
+    page = Reply(body="<html>Please log in</html>", headers={"Content-Type": "text/html; charset=utf-8"})
+    server.enqueue("GET /api/tags", page)
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ProtocolError, match=r"text/html; charset=utf-8.*Please log in"):
+            await client.tags()
+
+
+async def test_a_very_long_refusal_keeps_its_first_words(server: ScriptedOllama) -> None:
+    """Its end is not read, and not needed."""
+    server.enqueue("GET /api/tags", Reply(500, body="out of order " * 100_000))
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(StatusError, match="out of order") as caught:
+            await client.tags()
+    assert len(str(caught.value)) < 1000
