@@ -153,6 +153,12 @@ def test_the_demo_runs(tmp_path: Path) -> None:
     assert "Canela" in answer
 
 
+def children_cpu_s() -> float:
+    """Seconds of processor time of all processes that this one has waited for."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 @pytest.mark.usefixtures("engine", "no_orphans")
 def test_the_demo_runs_again_within_ten_seconds(tmp_path: Path) -> None:
     """The model is there, no network is needed; the demo's own file is made anew."""
@@ -161,12 +167,6 @@ def test_the_demo_runs_again_within_ten_seconds(tmp_path: Path) -> None:
         done = demo(data=tmp_path)
         assert done.returncode == 0, done.stderr
     assert children_cpu_s() - began < 10  # of the processor: others may be using the machine too
-
-
-def children_cpu_s() -> float:
-    """Seconds of processor time of all processes that this one has waited for."""
-    used = os.times()
-    return used.children_user + used.children_system
     with sqlite3.connect(tmp_path / "ollama-async-mem" / "demo-wordllama.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
