@@ -52,6 +52,7 @@ async def test_who_waits_is_served_in_order(fake: ScriptedOllama) -> None:
                 tasks.start_soon(ask, number)
                 await checkpoint()
                 await checkpoint()
+    assert order == list(range(30))
     assert [request.json["model"] for request in fake.requests[1:]] == [str(number) for number in order]
     assert fake.connections_total == 1
 

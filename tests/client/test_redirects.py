@@ -15,6 +15,7 @@ from ollama_async_mem.errors import (
     OllamaError,
     StatusError,
 )
+from ollama_async_mem.ollama._http import redirect_target
 
 from .backends import ONCE, on_both, pool_of
 
@@ -103,3 +104,24 @@ async def test_httpx_authentication_runs_over_our_connections(fake: ScriptedOlla
         assert await client.version()
     assert fake.requests[1].headers["authorization"].startswith("Digest")
     assert fake.connections_total == 1
+
+
+@pytest.mark.parametrize("location", ["http://server:443/x", "http://server/x", "http://elsewhere/x"])
+def test_tls_is_not_given_up(location: str) -> None:
+    """What was meant for an encrypted connection is not sent over one that is not."""
+    with pytest.raises(StatusError, match="not followed"):
+        redirect_target("https://server:443", "/api/chat", location, 307)
+    assert redirect_target("https://server:443", "/api/chat", "https://server/x", 307) == ("https://server:443", "/x")
+
+
+@on_both
+async def test_loopback_goes_through_no_proxy_of_the_environment(
+    fake: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy cannot reach it."""
+    with refusing_port() as port:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        for auth in (None, httpx.DigestAuth("me", "x")):
+            async with OllamaClient(fake.url, retry=ONCE, auth=auth) as client:
+                assert await client.version()

@@ -132,6 +132,15 @@ async def test_a_server_without_the_packed_path_is_asked_the_other_way(server: S
     assert len(server.requests_to("POST /api/embed")) >= 1
 
 
+async def test_a_server_without_the_packed_path_is_asked_for_it_once(server: ScriptedOllama) -> None:
+    """Each further batch would cost a request for nothing."""
+    server.enqueue("POST /v1/embeddings", Reply(404, body="404 page not found"), repeat=True)
+    async with OllamaClient(server.url) as client:
+        for _ in range(3):
+            await client.embed("m", ["x"] * 20)
+    assert len(server.requests_to("POST /v1/embeddings")) == 1
+
+
 async def test_the_packed_path_keeps_the_words_of_a_refusal(server: ScriptedOllama) -> None:
     """A missing model is said as by /api/embed, and the path is used again for the next."""
     missing = Reply(404, json={"error": {"message": "model 'nope' not found", "type": "not_found_error"}})

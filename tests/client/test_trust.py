@@ -81,6 +81,23 @@ async def test_a_client_with_a_certificate(authority: trustme.CA, link: str) -> 
         assert await read(client) == "You said: hello there"
 
 
+@on_both
+async def test_the_key_of_the_environment_is_for_https_alone(
+    authority: trustme.CA, fake: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to ollama.com and the like; `api_key=` decides for itself."""
+    monkeypatch.setenv("OLLAMA_API_KEY", SECRET)
+    context, verify = server_side(authority, wants_certificate=False), trusting(authority)
+    async with ScriptedOllama(tls=context) as server:
+        for key, sent in ((None, f"Bearer {SECRET}"), ("mine", "Bearer mine")):
+            async with OllamaClient(server.url, verify=verify, api_key=key) as client:
+                await client.version()
+            assert server.requests[-1].headers["authorization"] == sent
+    async with OllamaClient(fake.url) as client:
+        await client.version()
+    assert "authorization" not in fake.requests[-1].headers
+
+
 @contextlib.contextmanager
 def blocking_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
     """A port whose connections are served one by one, with plain blocking sockets."""
