@@ -88,7 +88,7 @@ class MemoryStore(Protocol):
     Each method is one transaction, but `load`, which is one for each call, and `dump`, whose pages are one each. When
     its caller is cancelled it happened as a whole or not at all. A `records.Selection` says which memories are meant.
     Every method may raise `StoreError`, `StoreClosed` when not open, and `ConfigError` for a kind or sort that is
-    unknown, a limit below 1, or a cursor that no page of this listing had.
+    unknown, a limit below 1, `before` or `after` below 0, or a cursor that no page of this listing had.
     """
 
     @property
@@ -138,7 +138,7 @@ class MemoryStore(Protocol):
         ...
 
     async def supersede(self, supersessions: Sequence[Supersession], *, actor: str | None = None) -> None:
-        """Say that facts no longer hold, and note it in their history. One that ended already keeps its earlier end.
+        """Say that facts no longer hold, and note it in their history. One that ended by then is left as it is.
 
         Raises:
             RecordNotFound: there is no fact with one of these ids; nothing was changed.
@@ -160,7 +160,7 @@ class MemoryStore(Protocol):
         ...
 
     async def purge_expired(self, *, now: datetime) -> int:
-        """Destroy the memories that expired by `now`; returns how many there were."""
+        """Destroy the memories that expired by `now`, for the cause "expired"; returns how many there were."""
         ...
 
     async def dense_candidates(
@@ -186,7 +186,7 @@ class MemoryStore(Protocol):
         ...
 
     async def get_many(self, memory_ids: Sequence[str]) -> builtins.list[MemoryRecord]:
-        """Return memories in the order of their ids, without those that are not there."""
+        """Return a memory for each id, in order, but for those that are not there."""
         ...
 
     async def list(self, selection: Selection, *, limit: int, cursor: str | None = None, sort: Sort = "-at") -> Page:
@@ -202,7 +202,7 @@ class MemoryStore(Protocol):
         ...
 
     async def history(self, memory_id: str) -> builtins.list[Event]:
-        """Return what happened to a memory, oldest first, also when it was deleted.
+        """Return what happened to a memory, oldest first, also when it was deleted, and to all that had this id.
 
         Raises:
             RecordNotFound: there never was one with this id.
@@ -241,8 +241,8 @@ class MemoryStore(Protocol):
     ) -> None:
         """Store the facts of a claimed job, end those that they supersede, and end the job, together.
 
-        Without the claim it changes nothing. A fact whose turns have all been deleted meanwhile is skipped: what was
-        deleted does not come back as a fact. A superseded fact that is gone is skipped as well.
+        Without the claim it changes nothing. A fact whose turns have all been deleted meanwhile is skipped, and so is
+        what it supersedes: what was deleted does not come back as a fact. A superseded fact that is gone is skipped.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
@@ -304,6 +304,9 @@ class MemoryStore(Protocol):
         self, memories: Sequence[StoredMemory], jobs: Sequence[StoredJob] = (), *, space: EmbeddingSpace
     ) -> int:
         """Store what another store dumped, but what is there already; returns how many memories were new.
+
+        A turn that is not there leaves `Fact.turn_ids` and jobs. A job is left out where none of its turns is there, or
+        one of them has facts already: then it was loaded and finished before.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another space.

@@ -227,9 +227,11 @@ class Supersession(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened to a memory: when, by whom and why, with the text before and after.
+    """Something that happened to a memory: when, by whom and why.
 
-    Deleting a memory destroys the texts of all its events too; that it was there and was deleted remains.
+    `old` and `new` are the text before and after where it changed: "added" has `new`, "updated" both if the text was
+    updated, the others neither. `by` is the fact to which a superseded one gave way. Deleting a memory destroys the
+    texts of all its events too; that it was there and was deleted remains.
     """
 
     memory_id: str
@@ -239,6 +241,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     new: str | None = None
     actor: str | None = None
     cause: str | None = None
+    by: str | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -265,7 +268,10 @@ class ScopeCounts(msgspec.Struct, frozen=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store holds: memories by kind, facts that were superseded, memories that expired, jobs and bytes."""
+    """What a store holds: memories by kind, facts that no longer hold, memories that expired, jobs and bytes.
+
+    `scopes` are those that hold memories.
+    """
 
     turns: int
     facts: int
@@ -315,7 +321,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a store holds of one memory, to be written elsewhere; `vector` is float32, little endian."""
+    """All that a store holds of one memory, to be written elsewhere.
+
+    `vector` is float32, little endian; `events` is its history without the "added", which follows from the memory.
+    """
 
     memory: MemoryRecord
     vector: bytes
