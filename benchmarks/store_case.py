@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from ollama_async_mem.records import Scope, Selection, Turn
 from ollama_async_mem.stores import open_store
 
-from .phases import CASE
+from .phases import CASE, expect
+from .vectors import recall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,8 @@ def asked() -> Asked:
 
 def keep(queries: Asked, figures: dict[str, float]) -> None:
     """Say that the data are built."""
-    np.savez(_beside("npz"), **{name: np.asarray(column) for name, column in queries._asdict().items()})
+    columns: dict[str, Any] = queries._asdict()
+    np.savez(_beside("npz"), **columns)
     _beside("json").write_text(json.dumps(figures))
 
 
@@ -115,3 +117,11 @@ def selection_of(user: int) -> Selection:
 def numbers_of(found: Sequence[Candidate]) -> Numbers:
     """The numbers of rows that a store found."""
     return np.array([UUID(candidate.memory.id).int for candidate in found], np.int64)
+
+
+def recalled(queries: Asked, found: Sequence[Numbers]) -> float:
+    """The share of the exact answers that were found, over all queries; each must have found as many."""
+    limit = min(LIMIT, DATA.rows // DATA.users)
+    expect([len(numbers) for numbers in found], [limit] * len(queries.texts))
+    answers = zip(found, queries.numbers, queries.scores, strict=True)
+    return float(np.mean([recall(numbers, limit, *exact) for numbers, *exact in answers]))

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
-from .phases import expect
-from .store_case import DATA, LIMIT, MODEL, numbers_of, selection_of
-from .vectors import recall
+from ollama_async_mem.records import Candidate
+
+from .store_case import LIMIT, MODEL, selection_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
-
     from ollama_async_mem.ports import MemoryStore
-    from ollama_async_mem.records import Candidate
 
     from .store_case import Asked
-    from .vectors import Numbers
 
 T = TypeVar("T")
+Timed: TypeAlias = tuple[float, Sequence[Candidate]]
 
 
 async def timed(work: Awaitable[T]) -> tuple[float, T]:
@@ -44,15 +42,3 @@ async def dense(store: MemoryStore, queries: Asked, place: int) -> Sequence[Cand
 async def keyword(store: MemoryStore, queries: Asked, place: int) -> Sequence[Candidate]:
     """Ask the index of words."""
     return await store.keyword_candidates(selection_of(queries.users[place]), queries.texts[place], limit=LIMIT)
-
-
-def mean_recall(queries: Asked, found: Sequence[Sequence[Candidate]]) -> float:
-    """The share of the exact answers that were found, over all queries."""
-    return mean_recall_of(queries, [numbers_of(each) for each in found])
-
-
-def mean_recall_of(queries: Asked, found: Sequence[Numbers]) -> float:
-    """The same, of the numbers of rows."""
-    expect(len(found), len(queries.texts))
-    limit = min(LIMIT, DATA.rows // DATA.users)
-    return float(np.mean([recall(*each) for each in zip(found, [limit] * len(found), queries.numbers, queries.scores, strict=True)]))

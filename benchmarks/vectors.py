@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Matrix: TypeAlias = NDArray[np.float32]
-    Numbers: TypeAlias = NDArray[np.int64]
-
-__all__ = ["Exact", "Mixture", "recall", "unit_rows"]
+Matrix: TypeAlias = NDArray[np.float32]
+Numbers: TypeAlias = NDArray[np.int64]
 
 ROWS_PER_CLUSTER = 100
 COMMON, SPREAD = 0.6, 0.8  # of a vector's length: what all have in common, and what differs within a cluster
@@ -45,7 +41,8 @@ def _normal(rng: np.random.Generator, rows: int, dimension: int) -> Matrix:
 
 def unit_rows(rows: Matrix) -> Matrix:
     """Each row with length one."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: Matrix = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 class Exact:

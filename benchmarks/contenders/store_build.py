@@ -12,19 +12,22 @@ from benchmarks.store_phases import timed
 
 ROW_BYTES = {"sqlite": 1_600, "postgres": 4_000}  # what a row takes beside its vector, amply
 COPIES = {"sqlite": 2, "postgres": 3}  # how often a vector is written, to tables, indexes and logs
-FREE_MEMORY_BYTES = 2 << 30
+BASE_BYTES = 300 << 20
 
 
 def require_room() -> None:
     """End where the disk or the memory is too small, rather than in the middle."""
-    needed = DATA.rows * (ROW_BYTES[STORE] + COPIES[STORE] * 4 * DATA.dimension)
-    if (free := shutil.disk_usage(FOLDER).free) < needed:
+    disk = DATA.rows * (ROW_BYTES[STORE] + COPIES[STORE] * 4 * DATA.dimension)
+    if (free := shutil.disk_usage(FOLDER).free) < disk:
         raise SystemExit(
-            f"{DATA.rows:,} rows need {needed / 1e9:.1f} GB of disk, {FOLDER.parent} has {free / 1e9:.1f}: "
+            f"{DATA.rows:,} rows need {disk / 1e9:.1f} GB of disk, {FOLDER.parent} has {free / 1e9:.1f}: "
             "make room, or name another folder in TMPDIR"
         )
-    if DATA.rows >= 1_000_000 and (memory := available_bytes()) < FREE_MEMORY_BYTES:
-        raise SystemExit(f"{DATA.rows:,} rows need 2 GB of free memory, there are {memory / 1e9:.1f}")
+    memory = BASE_BYTES + DATA.rows * DATA.dimension
+    if (available := available_bytes()) < memory:
+        raise SystemExit(
+            f"{DATA.rows:,} rows need {memory / 1e9:.1f} GB of free memory, there are {available / 1e9:.1f}"
+        )
 
 
 def available_bytes() -> float:
@@ -41,7 +44,7 @@ async def build() -> dict[str, float]:
     made, seconds = Made(await embedder(), CASE["queries"]), 0.0
     async with open_data() as store:
         for turns, vectors in made.batches():
-            took_ms, _ = await timed(store.add_turns(turns, vectors, model=MODEL))
+            took_ms, _ = await timed(store.add_turns(turns, list(vectors), model=MODEL))
             seconds += took_ms / 1e3
         optimize_ms, _ = await timed(store.optimize())
         found = await store.statistics()

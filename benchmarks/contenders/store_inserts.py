@@ -31,7 +31,7 @@ async def main() -> None:
     async with open_store(path, create=False) as store:
         expect((await store.counts(Scope())).turns, DATA.rows)
         size_mb = (await store.statistics()).size_bytes / (1 << 20)
-    report(inserts_per_s=len(rows) / seconds, **centiles(times), disk_mb=size_mb)
+    report(inserts_per_s=len(rows) / seconds, **centiles(times, "insert_"), disk_mb=size_mb)
     path.unlink()
 
 

@@ -1,86 +1,79 @@
 """Several processes that search one file without a pause, while another one adds turns to it without a pause."""
 
 import asyncio
-import json
+import multiprocessing
 import shutil
-import subprocess
 import sys
 import time
-
-import numpy as np
+from itertools import count
+from multiprocessing.synchronize import Barrier
+from typing import NamedTuple
 
 from benchmarks.footprint import peak_rss_mb, report
 from benchmarks.phases import CASE
-from benchmarks.store_case import DATA, LIMIT, MODEL, PATH, asked, selection_of, turn
+from benchmarks.store_case import DATA, LIMIT, MODEL, PATH, asked, turn
 from benchmarks.store_phases import centiles, dense, keyword, timed
 from ollama_async_mem.errors import StoreError
+from ollama_async_mem.ports import MemoryStore
 from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
 
 COPY = PATH.with_name("mixed.db")
-ROLE = CASE.get("role", "")
+QUERIES = asked()
+WARM_UP = 2  # steps before the time begins
+
+_begin: Barrier  # of a process of the pool
 
 
-async def work() -> None:
-    """Read or write until the time is over, from when the word is given; times in milliseconds, and what failed."""
-    queries, times, errors = asked(), [], 0
+class Outcome(NamedTuple):
+    """What a process did: how long each step took, what failed, and its memory."""
+
+    times_ms: list[float]
+    errors: int
+    rss_mb: float
+
+
+def prepare(begin: Barrier) -> None:
+    """Take what all processes wait at."""
+    global _begin  # noqa: PLW0603 - the way into a process of a pool
+    _begin = begin
+
+
+def work(writes: bool) -> Outcome:  # noqa: FBT001 - `map` gives it by position
+    """Read or write in a process of its own."""
+    return asyncio.run(steps(writes=writes))
+
+
+async def steps(*, writes: bool) -> Outcome:
+    """Do one step after the other, from when all processes are ready until the time is over."""
+    step, times, errors, end = write if writes else read, [], 0, float("inf")
     async with open_store(COPY, create=False) as store:
-
-        async def read(number: int) -> None:
-            search, place = (keyword, dense)[number % 2], number % len(queries.texts)
-            found = await search(store, queries, place)
-            if len(found) != LIMIT:
-                raise StoreError(f"{len(found)} rows were found")
-
-        async def write(number: int) -> None:
-            added = turn(DATA.rows + number, f"A turn that was added while others searched, the {number}th.")
-            await store.add_turns([added], [queries.vectors[number % len(queries.texts)]], model=MODEL)
-
-        step = write if ROLE == "writer" else read
-        await step(0)
-        await step(1)
-        print("ready", flush=True)
-        sys.stdin.readline()
-        begin, number = time.monotonic(), 2
-        while time.monotonic() < begin + CASE["seconds"]:
+        for number in count():
+            if number == WARM_UP:
+                _begin.wait()
+                end = time.monotonic() + CASE["seconds"]
+            if time.monotonic() > end:
+                break
             try:
-                times.append((await timed(step(number)))[0])
+                times.append((await timed(step(store, number)))[0])
             except StoreError as exc:
                 print(exc, file=sys.stderr)
                 errors += 1
-            number += 1
-    print(json.dumps({"times": times, "errors": errors, "rss_mb": peak_rss_mb()}))
+    return Outcome(times, errors, peak_rss_mb())
 
 
-def together() -> None:
-    """Start all at the same time, and look for what was added at the end."""
-    shutil.copyfile(PATH, COPY)
-    roles = ["writer", *["reader"] * CASE["readers"]]
-    processes = [start(role) for role in roles]
-    for process in processes:
-        process.stdout.readline()
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    writer, *readers = [json.loads(process.communicate()[0]) for process in processes]
-    reads = [ms for reader in readers for ms in reader["times"]]
-    written = asyncio.run(rows()) - DATA.rows
-    lost = len(writer["times"]) + 2 - written
-    report(
-        **centiles(reads, "read_"),
-        **centiles(writer["times"], "write_"),
-        errors=sum(each["errors"] for each in (writer, *readers)) + abs(lost),
-        reads_per_s=len(reads) / CASE["seconds"],
-        writes_per_s=len(writer["times"]) / CASE["seconds"],
-        reader_rss_mb=max(reader["rss_mb"] for reader in readers),
-    )
-    COPY.unlink()
+async def read(store: MemoryStore, number: int) -> None:
+    """Search by words and by a vector in turn."""
+    search, place = (keyword, dense)[number % 2], number // 2 % len(QUERIES.texts)
+    found = await search(store, QUERIES, place)
+    if search is dense and len(found) != LIMIT:
+        raise StoreError(f"{len(found)} rows were found")
 
 
-def start(role: str) -> subprocess.Popen[str]:
-    """Run this program in another role."""
-    command = [sys.executable, "-P", __file__, json.dumps({**CASE, "role": role})]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+async def write(store: MemoryStore, number: int) -> None:
+    """Add one turn."""
+    added = turn(DATA.rows + number, f"A turn that was added while others searched, the {number}th.")
+    await store.add_turns([added], [QUERIES.vectors[number % len(QUERIES.texts)]], model=MODEL)
 
 
 async def rows() -> int:
@@ -89,7 +82,25 @@ async def rows() -> int:
         return (await store.counts(Scope())).turns
 
 
-if ROLE:
-    asyncio.run(work())
-else:
+def together() -> None:
+    """Run all at the same time, and count at the end what was added."""
+    shutil.copyfile(PATH, COPY)
+    roles = [True, *[False] * CASE["readers"]]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(len(roles), prepare, (context.Barrier(len(roles)),)) as pool:
+        writer, *readers = pool.map(work, roles, chunksize=1)
+    lost = DATA.rows + len(writer.times_ms) - asyncio.run(rows())
+    reads = [ms for reader in readers for ms in reader.times_ms[WARM_UP:]]
+    report(
+        **centiles(reads, "read_"),
+        **centiles(writer.times_ms[WARM_UP:], "write_"),
+        errors=abs(lost) + writer.errors + sum(reader.errors for reader in readers),
+        reads_per_s=len(reads) / CASE["seconds"],
+        writes_per_s=len(writer.times_ms) / CASE["seconds"],
+        reader_rss_mb=max(reader.rss_mb for reader in readers),
+    )
+    COPY.unlink()
+
+
+if __name__ == "__main__":
     together()

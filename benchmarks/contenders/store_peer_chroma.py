@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-import chromadb  # type: ignore[import-not-found, unused-ignore]  # only the extra `bench-stores` has it
+import chromadb
 import numpy as np
 
 from benchmarks.store_case import LIMIT
 from benchmarks.store_peers import PATH, Peer, compare, payload_of
-from benchmarks.vectors import Matrix, Numbers
+from benchmarks.vectors import Numbers
 from ollama_async_mem.records import Turn
 
 
@@ -21,10 +21,10 @@ async def opened() -> AsyncIterator[Peer]:
     client = chromadb.PersistentClient(str(PATH), settings=settings)
     collection = client.get_or_create_collection("memories", embedding_function=None)
 
-    async def insert(turn: Turn, vector: Matrix) -> None:
+    async def insert(turn: Turn, vector: list[float]) -> None:
         collection.add(ids=[turn.id], embeddings=[vector], metadatas=[payload_of(turn)])
 
-    async def search(user: int, vector: Matrix) -> Numbers:
+    async def search(user: int, vector: list[float]) -> Numbers:
         where = {"user_id": {"$eq": f"user-{user}"}}
         found = collection.query(query_embeddings=[vector], where=where, n_results=LIMIT)
         return np.array([UUID(row).int for row in found["ids"][0]])
@@ -32,4 +32,4 @@ async def opened() -> AsyncIterator[Peer]:
     yield Peer(insert, search)
 
 
-asyncio.run(compare(opened))
+asyncio.run(compare(opened, np.ndarray.tolist))

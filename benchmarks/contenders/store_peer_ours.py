@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from benchmarks.phases import CASE
 from benchmarks.store_case import LIMIT, MODEL, numbers_of, selection_of
 from benchmarks.store_peers import PATH, Peer, compare
 from benchmarks.vectors import Matrix, Numbers
@@ -22,7 +23,7 @@ async def opened() -> AsyncIterator[Peer]:
         async def search(user: int, vector: Matrix) -> Numbers:
             return numbers_of(await store.dense_candidates(selection_of(user), vector, model=MODEL, limit=LIMIT))
 
-        yield Peer(insert, search, may_share=True)
+        yield Peer(insert, search, CASE["callers"])
 
 
 asyncio.run(compare(opened))

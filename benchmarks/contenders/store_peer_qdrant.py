@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 import numpy as np
-from qdrant_client import QdrantClient  # type: ignore[import-not-found, unused-ignore]  # only `bench-stores` has it
-from qdrant_client import models  # type: ignore[import-not-found, unused-ignore]  # as above
+from qdrant_client import QdrantClient, models
 
 from benchmarks.store_case import DATA, LIMIT
 from benchmarks.store_peers import PATH, Peer, compare, payload_of
-from benchmarks.vectors import Matrix, Numbers
+from benchmarks.vectors import Numbers
 from ollama_async_mem.records import Turn
 
 NAME = "memories"
@@ -28,10 +27,10 @@ async def opened() -> AsyncIterator[Peer]:
         config = models.VectorParams(size=DATA.dimension, distance=models.Distance.COSINE, on_disk=True)
         client.create_collection(NAME, vectors_config=config)
 
-    async def insert(turn: Turn, vector: Matrix) -> None:
+    async def insert(turn: Turn, vector: list[float]) -> None:
         client.upsert(NAME, points=[models.PointStruct(id=turn.id, vector=vector, payload=payload_of(turn))])
 
-    async def search(user: int, vector: Matrix) -> Numbers:
+    async def search(user: int, vector: list[float]) -> Numbers:
         match = models.FieldCondition(key="user_id", match=models.MatchValue(value=f"user-{user}"))
         found = client.query_points(NAME, query=vector, query_filter=models.Filter(must=[match]), limit=LIMIT)
         return np.array([UUID(str(point.id)).int for point in found.points])
@@ -42,4 +41,4 @@ async def opened() -> AsyncIterator[Peer]:
         client.close()
 
 
-asyncio.run(compare(opened))
+asyncio.run(compare(opened, np.ndarray.tolist))

@@ -3,29 +3,27 @@
 import asyncio
 
 from benchmarks.footprint import report
-from benchmarks.store_case import asked, open_data
-from benchmarks.store_phases import centiles, dense, keyword, mean_recall, timed
+from benchmarks.store_case import asked, numbers_of, open_data, recalled
+from benchmarks.store_phases import Timed, centiles, dense, keyword, timed
 
 
 async def main() -> None:
-    """All users once, which is cold, and then once more."""
+    """All queries once, which is cold, and then once more."""
     queries = asked()
     places = range(len(queries.texts))
 
-    async def both(place: int) -> None:
-        near[place] = await timed(dense(store, queries, place))
-        worded[place] = await timed(keyword(store, queries, place))
+    async def both(place: int) -> tuple[Timed, Timed]:
+        return await timed(dense(store, queries, place)), await timed(keyword(store, queries, place))
 
-    near, worded = {}, {}
     async with open_data() as store:
-        cold = [(await timed(both(place)))[0] for place in places]
-        warm = [(await timed(both(place)))[0] for place in places]
+        cold = [await timed(both(place)) for place in places]
+        warm = [await timed(both(place)) for place in places]
     report(
-        **centiles(warm),
-        recall=mean_recall(queries, [near[place][1] for place in places]),
-        **centiles([ms for ms, _ in near.values()], "dense_"),
-        **centiles([ms for ms, _ in worded.values()], "keyword_"),
-        **centiles(cold, "cold_"),
+        **centiles([ms for ms, _ in warm]),
+        recall=recalled(queries, [numbers_of(near) for _, ((_, near), _) in warm]),
+        **centiles([ms for _, ((ms, _), _) in warm], "dense_"),
+        **centiles([ms for _, (_, (ms, _)) in warm], "keyword_"),
+        **centiles([ms for ms, _ in cold], "cold_"),
     )
 
 

@@ -46,9 +46,7 @@ def copy(source: str, target: str, /, *, json: Json = False) -> None:
         show_json({"source": giving.location, "target": taking.location, **asdict(report)})
         return
     say(f"copied {giving.location} to {taking.location}")
-    say(
-        f"turns: {report.turns:,}, facts: {report.facts:,}, jobs: {report.jobs:,}; memories that were new: {report.new:,}"
-    )
+    say(f"turns: {report.turns:,}, facts: {report.facts:,}, new of these: {report.new:,}, jobs: {report.jobs:,}")
 
 
 async def _copy(source: MemoryStore, target: MemoryStore, *, quiet: bool) -> CopyReport:

@@ -138,10 +138,10 @@ def _decode(line: bytes) -> Any:
 
 def _flaw(stored: StoredMemory, dimension: int | None) -> str:
     """What is wrong with a memory, if anything."""
-    if dimension is not None and len(stored.vector) != 4 * dimension:
-        return f"the vector has {len(stored.vector)} bytes, not 4 for each of {dimension} dimensions"
     if dimension is not None and not stored.vector:
         return "there is no vector, and no `embed` to make one"
+    if dimension is not None and len(stored.vector) != 4 * dimension:
+        return f"the vector has {len(stored.vector)} bytes, not 4 for each of {dimension} dimensions"
     if any(event.memory_id != stored.memory.id for event in stored.events):
         return "there is an event of another memory"
     return ""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Addition", "Additions"]
 
-WRITERS = 3
-MAX_ROWS = 256  # from so many on, a transaction takes no further addition
+WRITERS = 4
+MAX_ROWS = 32  # from so many on, others share the work of the server better in a transaction of their own
 
 
 class Addition(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ __all__ = ["MIGRATIONS", "VECTOR_INDEX", "open_schema", "quoted"]
 
 VECTOR_INDEX = "memories_by_vector"
 _LOCK = 0x6F616D31  # "oam1"
+_POSTGRESQL = (14,)
 _PGVECTOR = (0, 8)  # the first that goes on scanning its index until a filter has enough
 
 
@@ -33,6 +34,8 @@ async def open_schema(connection: Connection, *, schema: str, language: str, cre
     """
     if await connection.fetchval("SHOW server_encoding") != "UTF8":
         raise StoreError(f"the store {where} must be a database with the encoding UTF8; create such a one")
+    if connection.get_server_version() < _POSTGRESQL:
+        raise StoreError(f"the store {where} needs PostgreSQL {_POSTGRESQL[0]} or newer; upgrade the server")
     await connection.execute("SELECT set_config('search_path', $1, false)", quoted(schema))
     if await _version(connection, where) == 0:
         if not create:

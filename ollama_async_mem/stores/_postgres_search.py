@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from ollama_async_mem.records import Candidate, Scope, Selection
 
     from ._postgres_pool import Connection
+    from ._postgres_rows import Row
 
 __all__ = ["EXACT_ROWS", "dense_candidates", "keyword_candidates"]
 
-EXACT_ROWS = 20_000  # a millisecond for each thousand; above this the index is faster, also where it finds few
+EXACT_ROWS = 20_000  # a millisecond for each thousand
+EXACT_SHARE = 25  # times the root of all rows: the rarer a selection is in the index, the longer that is scanned
 MORE_ROWS = 20  # how many the index proposes besides twice as many as are asked for
-MATCHED_ROWS = 50_000  # beyond them, the most frequent words of a query are left out
+MATCHED_ROWS = 30_000  # how many the words of a query that rank may match together, at some 4 microseconds for each
+MOST_FOR_ONE = 200_000  # how many the rarest of them may match
+LEAST_SCORE = 1e-6
 SAMPLED_ROWS = 20_000  # what the mean length of texts is taken from
 
 
@@ -52,8 +56,9 @@ async def dense_candidates(
     if bound is None:
         return []
     require_space(bound, EmbeddingSpace(model, vector.size), where)
-    search = _by_index if await _is_large(conn, selection, now) else _exactly
-    return await search(conn, selection, vector, limit, now)
+    found = await _by_index(conn, selection, vector, limit, now) if await _is_large(conn, selection, now) else []
+    # A scan of the index gives up some time; then too few of what it came by passed the filter
+    return found if len(found) >= limit else await _exactly(conn, selection, vector, limit, now)
 
 
 async def _is_large(conn: Connection, selection: Selection, now: datetime) -> bool:
@@ -65,9 +70,11 @@ async def _is_large(conn: Connection, selection: Selection, now: datetime) -> bo
     has_filter = selection.where is not None or selection.as_of is not None or len(set(selection.kinds)) == 1
     condition = selection_sql(selection, values, now) if has_filter else scope_sql(selection.scope, values)
     sql = f"""
-        SELECT CASE WHEN to_regclass('{VECTOR_INDEX}') IS NULL THEN FALSE ELSE (
-          SELECT count(*) > {EXACT_ROWS} FROM (SELECT FROM memories WHERE {condition} LIMIT {EXACT_ROWS + 1}) AS sample
-        ) END
+        WITH bound AS (
+          SELECT greatest({EXACT_ROWS}, {EXACT_SHARE} * sqrt(greatest(reltuples, 0)))::bigint AS n FROM pg_class
+          WHERE oid = 'memories'::regclass AND to_regclass('{VECTOR_INDEX}') IS NOT NULL
+        )
+        SELECT (SELECT count(*) FROM (SELECT FROM memories WHERE {condition} LIMIT n + 1) AS sample) > n FROM bound
     """  # noqa: S608 - column names and slots only
     return bool(await conn.fetchval(sql, *values))
 
@@ -106,14 +113,44 @@ async def _by_index(
 async def keyword_candidates(
     conn: Connection, selection: Selection, query: str, limit: int, now: datetime
 ) -> list[Candidate]:
-    """Return the memories that share words with a query, scored by BM25 over the memories of the scope."""
+    """Return the memories that share words with a query, scored by BM25 over the memories of the scope.
+
+    Words that would match very many do not rank. Memories that have only such fill what the others leave, newest first.
+    """
     text = query_text(query)
     if not text:
         return []
     stems = [row[0] for row in await conn.fetch("SELECT lexeme FROM unnest(to_tsvector('words', $1))", text)]
-    words = await _telling(conn, selection.scope, stems)
+    ranking, filling = await _divide(conn, selection.scope, stems)
+    rows = await _ranked(conn, selection, ranking, limit, now) if ranking else []
+    if filling and len(rows) < limit:
+        found = [row["id"] for row in rows]
+        rows = [*rows, *await _filled(conn, selection, filling, found, limit=limit - len(rows), now=now)]
+    return as_candidates(rows)
+
+
+async def _divide(conn: Connection, scope: Scope, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide words into those that rank, the rarest as far as they match few rows, and the others.
+
+    How many rows a word matches is what the planner expects, from the statistics that the server gathers by itself.
+    """
     if not words:
-        return []
+        return [], []
+    values = Values()
+    matching = f"SELECT FROM memories WHERE {scope_sql(scope, values)} AND terms @@ "
+    each = " UNION ALL ".join(matching + values.add(asked(word), "tsquery") for word in words)
+    plan = msgspec.json.decode(await conn.fetchval(f"EXPLAIN (FORMAT JSON) {each}", *values))[0]["Plan"]
+    parts = [plan] if len(words) == 1 else plan["Plans"]
+    counted = sorted((part["Plan Rows"], word) for part, word in zip(parts, words, strict=True))
+    sums = list(accumulate(count for count, _ in counted))
+    fitting = sum(total <= MATCHED_ROWS for total in sums) or int(sums[0] <= MOST_FOR_ONE)
+    rarest = [word for _, word in counted]
+    return rarest[:fitting], rarest[fitting:]
+
+
+async def _ranked(
+    conn: Connection, selection: Selection, words: Sequence[str], limit: int, now: datetime
+) -> Sequence[Row]:
     values = Values()
     queries = [asked(word) for word in words]
     condition, scope = selection_sql(selection, values, now), scope_sql(selection.scope, values)
@@ -126,25 +163,21 @@ async def keyword_candidates(
         sampled=SAMPLED_ROWS,
         limit=limit,
     )
-    return as_candidates(await conn.fetch(sql, *values))
+    return cast("Sequence[Row]", await conn.fetch(sql, *values))
 
 
-async def _telling(conn: Connection, scope: Scope, words: Sequence[str]) -> Sequence[str]:
-    """The words that are worth looking for: without the most frequent ones, where all would match too many rows.
-
-    How many rows a word matches is what the planner expects, from the statistics that the server gathers by itself.
-    """
-    if len(words) <= 1:
-        return words
+async def _filled(
+    conn: Connection, selection: Selection, words: Sequence[str], found: Sequence[str], *, limit: int, now: datetime
+) -> Sequence[Row]:
+    """The newest memories that have one of some words, but for those that were found."""
     values = Values()
-    condition = scope_sql(scope, values)
-    matching = f"SELECT FROM memories WHERE {condition} AND terms @@ "
-    each = " UNION ALL ".join(matching + values.add(asked(word), "tsquery") for word in words)
-    plan = msgspec.json.decode(await conn.fetchval(f"EXPLAIN (FORMAT JSON) {each}", *values))
-    rows = [part["Plan Rows"] for part in plan[0]["Plan"]["Plans"]]
-    rarest = sorted(zip(rows, words, strict=True))
-    sums = accumulate(count for count, _ in rarest)
-    return [word for total, (_, word) in zip(sums, rarest, strict=True) if total <= MATCHED_ROWS] or [rarest[0][1]]
+    condition, query = selection_sql(selection, values, now), " | ".join(map(asked, words))
+    sql = f"""
+        SELECT {COLUMNS}, {LEAST_SCORE} AS score FROM memories WHERE {condition}
+          AND terms @@ {values.add(query, "tsquery")} AND id <> ALL ({values.add(found, "text[]")})
+        ORDER BY seq DESC LIMIT {limit:d}
+    """  # noqa: S608 - column names and slots only
+    return cast("Sequence[Row]", await conn.fetch(sql, *values))
 
 
 def asked(word: str) -> str:

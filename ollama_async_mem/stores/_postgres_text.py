@@ -26,8 +26,8 @@ __all__ = [
 MAX_CHARS = 50_000  # with so many, no text is too long for a tsvector, whatever its words are
 MAX_BYTES = 500_000  # the same where each word is there once
 
-_NOWHERE = "\2\2\2\2"  # what a lone surrogate becomes that is looked for: no stored text has it
-_LONE = re.compile("[\ud800-\udfff]")
+_LONE = re.compile("[\ud800-\udfff]")  # no stored text has them; one that is looked for keeps its place in the order
+_NOWHERE = "\ud7ff" + "\U0010ffff" * 4
 
 NO_NAME, EMPTY_NAME = "", "\1"  # in a column of ids: none comes first, then the id ""
 _MARK = "\ufdd0"  # a noncharacter, which begins the codes of itself and of surrogates

@@ -38,7 +38,7 @@ TRIAL_QUERIES = 32
 RECALL = 0.99
 MARGIN = 1.25  # on what a trial finds
 SAFE_LISTED, SAFE_SCORED = 5000, 500  # until the first trial
-MIN_LISTED, MIN_SCORED = 1500, 160
+MIN_LISTED, MIN_SCORED = 1000, 160
 LISTED_EACH, SCORED_EACH = 80, 8  # for each row that is asked for
 
 

@@ -64,7 +64,7 @@ class Interlude(Protocol):
     Unless it is idle, only what cannot wait. It returns whether more is to be done.
     """
 
-    def __call__(self, conn: sqlite3.Connection, *, is_idle: bool) -> bool: ...
+    def __call__(self, conn: sqlite3.Connection, /, *, is_idle: bool) -> bool: ...
 
 
 _Inbox: TypeAlias = "queue.SimpleQueue[Item | None]"  # None: stop

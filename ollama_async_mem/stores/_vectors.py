@@ -43,7 +43,12 @@ def unit(vector: Vector) -> Vector:
     length = np.linalg.norm(flat.astype(np.float64))
     if not np.isfinite(length) or length == 0:
         raise StoreError("a vector is zero or holds NaN or infinity: the embedder answered with no direction")
+    if abs(length - 1) < _ROUNDING:
+        return flat.astype("<f4")  # a row that another store gave out stays as it is, bit by bit
     return (flat / length).astype("<f4")
+
+
+_ROUNDING = 2**-23  # twice as far from one as the length of such a row can be
 
 
 def from_blobs(blobs: Sequence[bytes], dimension: int) -> Matrix:

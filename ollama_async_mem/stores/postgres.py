@@ -109,7 +109,6 @@ class PostgresStore:
         self._statement_timeout_s = statement_timeout_s
         self._open: PostgresPool | None = None
         self._space: EmbeddingSpace | None = None  # once it is bound, it stays
-        self._claims = asyncio.Lock()
         self._search_path = ""
 
     @property
@@ -134,6 +133,7 @@ class PostgresStore:
             )
         self._search_path = f"{quoted(self._schema)}, {quoted(vectors_in)}"
         self._space = None
+        self._claims = asyncio.Lock()
         pool = PostgresPool(
             self._url,
             where=self.location,
@@ -225,7 +225,7 @@ class PostgresStore:
         """Return the memories that share words with the query, best first, by BM25. Any text is a valid query.
 
         Words match by their stem. The statistics behind the score are those of the scope. Where a query's words would
-        match some ten thousands of memories, the most frequent of them are not looked for.
+        match some ten thousands of memories, the most frequent of them only fill what the others leave.
         """
         check(selection.kinds, limit)
         return await self._read(search.keyword_candidates, selection, query, limit, _now())

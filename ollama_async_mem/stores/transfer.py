@@ -125,8 +125,8 @@ async def import_lines(
     if (space is None) != (embed is None):
         raise ConfigError("`embed` and the `space` of what it makes are given together or not at all")
     async with aclosing(_numbered(lines)) as numbered:
-        _, first = await anext(numbered, (1, b""))
-        header = read_header(first)
+        first = await anext(numbered, None)
+        header = read_header(first[1] if first else b"")
         embed = None if space == header.space else embed
         space = header.space if embed is None else space
         if space is not None:

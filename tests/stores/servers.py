@@ -79,6 +79,11 @@ class Server:
         return f"postgresql://{account}@127.0.0.1:{self.port}/{database}"
 
     @property
+    def own_files(self) -> Path | None:
+        """The folder of the extensions that it can use, where it runs from a copy that tests may change."""
+        return self._install / "share" / "extension" if self._install.is_relative_to(self.folder) else None
+
+    @property
     def socket(self) -> Path:
         """The file of its socket."""
         return self.folder / f".s.PGSQL.{self.port}"

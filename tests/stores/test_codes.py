@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 
 from ollama_async_mem.filters import parse_filters
 from ollama_async_mem.records import Change, Scope, Selection, Supersession
-from ollama_async_mem.stores import _sqlite_blocks, _sqlite_codes, _sqlite_matrices, _sqlite_threads
+from ollama_async_mem.stores import _sqlite_blocks, _sqlite_codes, _sqlite_dense, _sqlite_matrices, _sqlite_threads
 from ollama_async_mem.stores._recall import Trial
 from ollama_async_mem.stores._sqlite_codes import Upkeep
 from ollama_async_mem.stores._vectors import distances, nearest, nearest_codes, sign_bits, sign_scores
@@ -389,6 +389,21 @@ async def test_a_large_scope_is_searched_through_codes(
         assert not [sql for sql in asked if "embedding FROM json_each" in sql]
 
 
+async def test_few_rows_among_many_are_found(path: Path) -> None:
+    """A scope that has few rows in some blocks, most of others and none of the rest is found as a whole, in order."""
+    with limits(BLOCK_ROWS=64):
+        async with SQLiteStore(path) as store:
+            await fill(store, 150)
+            await fill(store, 50, seed=1, scope=BOB)
+            await settle(store)
+            cosines = np.stack(directions(50, 1)) @ PROBE
+            expected = [str(i) for i in np.argsort(-cosines)]
+            assert await near(store, BOB, PROBE, 100) == expected
+            assert await near(store, BOB, PROBE, 7) == expected[:7]
+            few = parse_filters({"text": {"in": ["1", "149", "77"]}})
+            assert set(await near(store, ALICE, PROBE, 100, where=few)) == {"1", "149", "77"}
+
+
 async def test_codes_that_are_missing_are_done_without(
     small: None, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,6 +435,43 @@ async def test_concurrent_first_searches_load_the_codes_once(
         found = await asyncio.gather(*(near(store, scope, PROBE, 100) for scope in [ALICE, Scope()] * 4))
         assert [len(texts) for texts in found] == [40] * 8
     assert loads == [1]
+
+
+async def test_searches_see_what_was_written_while_others_write(small: None, path: Path) -> None:
+    """Searches of two stores find each row from when it was acknowledged until it is deleted, and none twice."""
+    async with SQLiteStore(path) as one, SQLiteStore(path) as two:
+        await fill(one, 20)
+        memories, count = (await one.list(Selection(), limit=100)).items, 20
+        for n, memory in enumerate(memories):
+            scopes = [ALICE, Scope()] * 3
+            changing = asyncio.create_task(one.delete(memory.id) if n % 2 else fill(two, 2, seed=n))
+            found = await asyncio.gather(*(near(store, scope, PROBE, 1000) for store in (one, two) for scope in scopes))
+            await changing
+            before, count = count, count + (-1 if n % 2 else 2)
+            assert {len(texts) for texts in found} <= {before, count}
+
+
+async def test_a_search_is_never_older_than_the_codes(small: None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was overtaken, after it saw that its scope is large, finds what the codes hold by now."""
+    among_codes = _sqlite_dense._among_codes
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def slow(search: _sqlite_dense.Search, *args: Any) -> Any:
+        if search.limit == 999:
+            waits.set()
+            goes_on.wait(30)
+        return among_codes(search, *args)
+
+    monkeypatch.setattr(_sqlite_dense, "_among_codes", slow)
+    async with SQLiteStore(path) as store:
+        await fill(store, 20)
+        await settle(store)
+        overtaken = asyncio.create_task(near(store, ALICE, PROBE, 999))
+        await asyncio.to_thread(waits.wait, 30)
+        await fill(store, 1, seed=1)
+        assert len(await near(store, Scope(), PROBE, 100)) == 21
+        goes_on.set()
+        assert len(await overtaken) == 21
 
 
 async def test_neighbours_are_found_by_codes_alone(path: Path) -> None:

@@ -73,7 +73,7 @@ fields = st.one_of(
     keys,
     st.tuples(keys, keys).map(".".join),
 )
-operands = scalars | moments | st.just(date(2026, 3, 1)) | st.just("\ud800")
+operands = scalars | moments | st.just(date(2026, 3, 1))
 operators = st.sampled_from(["eq", "ne", "gt", "gte", "lt", "lte", "contains", "icontains"])
 tests = st.one_of(
     operands,
@@ -140,8 +140,8 @@ def test_every_store_agrees_on_what_a_filter_means(make_store: MakeStore) -> Non
         check()
 
 
-SCALARS: list[Any] = [None, True, False, *WORDS, *TIMES, *NUMBERS, "\ud800", *MOMENTS, date(2026, 3, 1)]
-HELD: list[Any] = [*SCALARS[: -len(MOMENTS) - 2], *LARGE, [], {}, [[1]], [True], ["a", 1, None], [1.0, "a"], {"a": 1}]
+SCALARS: list[Any] = [None, True, False, *WORDS, *TIMES, *NUMBERS, *MOMENTS, date(2026, 3, 1)]
+HELD: list[Any] = [*SCALARS[: -len(MOMENTS) - 1], *LARGE, [], {}, [[1]], [True], ["a", 1, None], [1.0, "a"], {"a": 1}]
 
 
 def operators_on(field: str, operand: Any) -> list[Any]:

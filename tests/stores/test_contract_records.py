@@ -40,7 +40,7 @@ async def test_a_turn_comes_back_as_it_was(make_store: MakeStore) -> None:
     """`get` returns a turn equal to the one that was added, with its own clock and metadata."""
     said = turn(
         "Zoë said: it's 25°C — 花生 🥜",
-        Scope("alice", "helper", "run-1"),
+        Scope("alice", "cook", "run-1"),
         role="assistant",
         speaker="Zoë",
         at=datetime(2026, 3, 1, 23, 30, 15, 123456, tzinfo=timezone(timedelta(hours=-5))),

@@ -116,6 +116,23 @@ async def test_an_account_without_rights(postgres_server: Server, database: str)
         assert await everything(store, ALICE) == ["kept"]
 
 
+async def test_a_server_without_pgvector(postgres_server: Server, database: str) -> None:
+    """Where the extension is not installed, or is too old, the error says what to install."""
+    if postgres_server.own_files is None:
+        pytest.skip("the server's files belong to the package")
+    control = postgres_server.own_files / "vector.control"
+    text = await asyncio.to_thread(control.read_text)
+    control.unlink()
+    try:
+        with pytest.raises(StoreError, match="needs the extension pgvector, which its server does not have"):
+            await open_store(database).__aenter__()
+    finally:
+        await asyncio.to_thread(control.write_text, text)
+    await execute(database, "CREATE EXTENSION vector", "UPDATE pg_extension SET extversion = '0.7.4'")
+    with pytest.raises(StoreError, match=r"needs pgvector 0\.8 or newer, it has 0\.7\.4"):
+        await open_store(database).__aenter__()
+
+
 async def test_a_store_that_must_exist_is_not_made(database: str) -> None:
     """Without `create` a missing schema is a StoreError that names it, and nothing is made; one that is there opens."""
     with pytest.raises(StoreError, match=r"no store at .* in the schema 'ollama_async_mem'"):

@@ -46,18 +46,23 @@ async def test_words_are_ranked_by_bm25(database: str) -> None:
     assert {c.memory.text: c.score for c in found} == pytest.approx(wanted, rel=0.02)
 
 
-async def test_the_most_frequent_words_are_left_out_of_large_scopes(
+async def test_the_most_frequent_words_of_large_scopes_do_not_rank(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the words of a query match too many memories, the rarest of them are looked for, and one always is."""
-    monkeypatch.setattr(search, "MATCHED_ROWS", 150)
+    """Where the words of a query match too many memories, the rarest rank, and the others fill what these leave."""
     async with open_store(database) as store:
         await add(store, *(turn(f"common {'rare' if n % 10 == 0 else 'other'} {n}") for n in range(200)))
         await store.optimize()
-        assert len(await about(store, ALICE, "common rare", limit=500)) == 20
-        assert len(await about(store, ALICE, "common", limit=500)) == 200
+        monkeypatch.setattr(search, "MATCHED_ROWS", 150)
+        found = await store.keyword_candidates(Selection(scope=ALICE), "common rare", limit=22)
+        assert [("rare" in c.memory.text, c.score > 1e-6) for c in found] == [(True, True)] * 20 + [(False, False)] * 2
+        assert texts(found)[20:] == ["common other 199", "common other 198"]
+        assert len(await about(store, ALICE, "common rare", limit=500)) == 200
         monkeypatch.setattr(search, "MATCHED_ROWS", 1)
-        assert len(await about(store, ALICE, "common other", limit=500)) == 180
+        assert min(c.score for c in await store.keyword_candidates(Selection(), "common", limit=500)) > 1e-6
+        monkeypatch.setattr(search, "MOST_FOR_ONE", 1)
+        assert await about(store, ALICE, "common", limit=2) == ["common other 199", "common other 198"]
+        assert await about(store, BOB, "common", limit=2) == []
 
 
 async def test_a_word_that_is_too_long_for_the_index_is_left_out(database: str) -> None:
