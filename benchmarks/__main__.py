@@ -36,18 +36,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="the benchmark to run; without it they are listed")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and smaller cases")
+    parser.add_argument(
+        "--case", action="append", default=[], metavar="TEXT", help="only contenders with this in their names"
+    )
     options = parser.parse_args(arguments)
     if options.name is None:
         print("\n".join(f"{name:12} {load(name).about}" for name in names()))
         return 0
     if options.name not in names():
         parser.error(f"there is no benchmark {options.name!r}; there are: {', '.join(names())}")
-    return _run_and_print(load(options.name), quick=options.quick, as_json=options.json)
+    benchmark = load(options.name)
+    contenders = [contender.name for contender in benchmark.contenders]
+    for text in options.case:
+        if not any(text in name for name in contenders):
+            parser.error(f"no contender has {text!r} in its name; there are: {', '.join(contenders)}")
+    return _run_and_print(benchmark, options)
 
 
-def _run_and_print(benchmark: Benchmark, *, quick: bool, as_json: bool) -> int:
-    report = as_report(benchmark, run(benchmark, quick=quick), quick=quick)
-    print(json.dumps(report, indent=2) if as_json else as_text(report))
+def _run_and_print(benchmark: Benchmark, options: argparse.Namespace) -> int:
+    report = as_report(benchmark, run(benchmark, quick=options.quick, only=options.case), quick=options.quick)
+    print(json.dumps(report, indent=2) if options.json else as_text(report))
     return 1 if failed(report) else 0
 
 

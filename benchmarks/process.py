@@ -61,7 +61,17 @@ def scripted_server(script: str, case: Mapping[str, Any]) -> Iterator[str]:
     if not script:
         yield ""
         return
-    command = [sys.executable, "-m", "fakes", "--script", script, "--argument", json.dumps(case)]
+    with served("scripted server", "fakes", "--script", script, "--argument", json.dumps(case)) as url:
+        yield url
+
+
+@contextmanager
+def served(what: str, module: str, *arguments: str) -> Iterator[str]:
+    """The URL that a module prints once it serves, in another process that has the tests' modules.
+
+    Raises `ContenderFailed`.
+    """
+    command = [sys.executable, "-m", module, *arguments]
     paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**environment(), "PYTHONPATH": paths}
@@ -69,15 +79,12 @@ def scripted_server(script: str, case: Mapping[str, Any]) -> Iterator[str]:
         assert process.stdin is not None  # noqa: S101  # both are pipes
         assert process.stdout is not None  # noqa: S101
         try:
-            yield _announced(process.stdout.readline())
+            line = process.stdout.readline()
+            if not line:
+                raise ContenderFailed(f"the {what} did not start")
+            yield str(json.loads(line)["url"])
         finally:
             process.stdin.close()  # it leaves when its input ends
-
-
-def _announced(line: bytes) -> str:
-    if not line:
-        raise ContenderFailed("the scripted server did not start")
-    return str(json.loads(line)["url"])
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[int, Any]:

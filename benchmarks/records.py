@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,23 +31,31 @@ class Contender:
     install: str = "pip install '.[bench]'"
     case: Mapping[str, Any] = field(default_factory=dict)
     """Entries of the case that are this contender's own, such as a variant."""
+    prepare: Path | None = None
+    """A program that runs once before all rounds, with the same case; its figures are among those of each run."""
 
 
 @dataclass(slots=True)
 class Row:
-    """The runs of one contender, or why there are none."""
+    """The runs of one contender, or why there are none; there are none either where nobody asked for it."""
 
     contender: Contender
     runs: list[Figures] = field(default_factory=list)
     failure: str = ""
+    prepared: Figures = field(default_factory=dict)
 
     def median(self, figure: str) -> float | None:
-        """The median over all runs; `None` where a run failed."""
-        return None if self.failure else median(run[figure] for run in self.runs)
+        """The median over all runs; `None` where a run failed, or there was none."""
+        return None if self.failure or not self.runs else median(run[figure] for run in self.runs)
 
     def low(self, figure: str) -> float | None:
         """The smallest over all runs, the one that the machine disturbed least."""
-        return None if self.failure else min(run[figure] for run in self.runs)
+        return None if self.failure or not self.runs else min(run[figure] for run in self.runs)
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether anybody wanted its figures."""
+        return bool(self.runs or self.failure)
 
     @property
     def figures(self) -> list[str]:
@@ -73,6 +82,8 @@ class Benchmark:
     warmups: int = 0
     server_script: str = ""
     """`module:function` that is given the scripted Ollama and the case, in a process of its own."""
+    place: Callable[[Sequence[Contender]], AbstractContextManager[Mapping[str, Any]]] = lambda _: nullcontext({})
+    """Makes what these contenders need while they run, and gives entries of the case that say where it is."""
     timeout_s: float = 300.0
 
 

@@ -16,7 +16,7 @@ Report = dict[str, Any]
 
 
 def as_report(benchmark: Benchmark, rows: Rows, *, quick: bool) -> Report:
-    """Everything that is printed: machine, versions, a row for each contender and the flat `bars`."""
+    """Everything that is printed: machine, versions, a row for each contender that was asked, and the flat `bars`."""
     return {
         "name": benchmark.name,
         "about": benchmark.about,
@@ -24,7 +24,7 @@ def as_report(benchmark: Benchmark, rows: Rows, *, quick: bool) -> Report:
         "seed": SEED,
         "machine": machine(),
         "versions": versions(benchmark),
-        "contenders": [_as_entry(row) for row in rows.values()],
+        "contenders": [_as_entry(row) for row in rows.values() if row.was_asked],
         "bars": {name: _rounded(value) for name, value in benchmark.bars(rows).items()},
     }
 
@@ -41,7 +41,7 @@ def as_text(report: Report) -> str:
     blocks = [
         f"{report['name']}: {report['about']}",
         f"{host['python']} on {host['os']}, {host['cpu']}, {host['cores']} cores, load {host['load_1m']}\n{known}",
-        _contender_table(report["contenders"]),
+        *_contender_tables(report["contenders"]),
         _aligned([(name, _shown(value)) for name, value in report["bars"].items()]),
         *(f"FAILED {entry['name']}: {entry['failure']}" for entry in report["contenders"] if entry["failure"]),
     ]
@@ -58,8 +58,15 @@ def _as_entry(row: Row) -> Report:
     }
 
 
-def _contender_table(entries: Sequence[Report]) -> str:
-    figures = list(dict.fromkeys(name for entry in entries for name in entry["median"]))
+def _contender_tables(entries: Sequence[Report]) -> list[str]:
+    """A table for the contenders that have the same figures, those without any in the last."""
+    groups: dict[tuple[str, ...], list[Report]] = {}
+    for entry in sorted(entries, key=lambda entry: not entry["median"]):
+        groups.setdefault(tuple(entry["median"]), []).append(entry)
+    return [_contender_table(figures, group) for figures, group in groups.items()]
+
+
+def _contender_table(figures: Sequence[str], entries: Sequence[Report]) -> str:
     header = ("median (min)", "runs", *figures)
     return _aligned([header, *((e["name"], str(e["runs"]), *(_cell(e, f) for f in figures)) for e in entries)])
 

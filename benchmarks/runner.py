@@ -9,20 +9,28 @@ from .process import ContenderFailed, measure, scripted_server
 from .records import SEED, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from .records import Benchmark, Contender, Rows
+    from .records import Benchmark, Contender, Figures, Rows
 
 
-def run(benchmark: Benchmark, *, quick: bool = False) -> Rows:
-    """Measure all contenders; one that is missing or fails keeps its row, with the reason."""
+def run(benchmark: Benchmark, *, quick: bool = False, only: Sequence[str] = ()) -> Rows:
+    """Measure all contenders, or those with one of these texts in their names; who has no figures keeps its row.
+
+    One that is missing or fails has the reason in it.
+    """
     case = {**benchmark.case, **(benchmark.quick_case if quick else {}), "seed": SEED}
-    rows = [Row(contender, failure=missing(contender)) for contender in benchmark.contenders]
+    rows = [Row(contender) for contender in benchmark.contenders]
+    asked = [row for row in rows if not only or any(text in row.contender.name for text in only)]
+    for row in asked:
+        row.failure = missing(row.contender)
+    able = [row.contender for row in asked if not row.failure]
     try:
-        with scripted_server(benchmark.server_script, case) as url:
-            _run_rounds(benchmark, rows, {**case, "url": url}, quick=quick)
-    except ContenderFailed as exc:  # the server: nobody has figures
-        for row in rows:
+        with scripted_server(benchmark.server_script, case) as url, benchmark.place(able) as found:
+            _run_rounds(benchmark, asked, {**case, "url": url, **found}, quick=quick)
+    except ContenderFailed as exc:  # what all need: nobody has figures
+        for row in asked:
             row.failure = row.failure or str(exc)
     return {row.contender.name: row for row in rows}
 
@@ -42,18 +50,21 @@ def installed_version(package: str) -> str | None:
 
 
 def _run_rounds(benchmark: Benchmark, rows: list[Row], case: Mapping[str, Any], *, quick: bool) -> None:
+    for row in rows:
+        row.prepared = _measured(row, row.contender.prepare, case, benchmark.timeout_s) or {}
     repeats = benchmark.quick_repeats if quick else benchmark.repeats
     for number in range(-benchmark.warmups, repeats):
         for row in rows[:: -1 if number % 2 else 1]:
-            _run_once(row, case, benchmark.timeout_s, counts=number >= 0)
+            figures = _measured(row, row.contender.program, case, benchmark.timeout_s)
+            row.runs += [{**row.prepared, **figures}] if figures and number >= 0 else []
 
 
-def _run_once(row: Row, case: Mapping[str, Any], timeout_s: float, *, counts: bool) -> None:
-    if row.failure:
-        return
+def _measured(row: Row, program: Path | None, case: Mapping[str, Any], timeout_s: float) -> Figures | None:
+    """The figures of a run; `None` where there is nothing to run, or the contender failed, now or before."""
+    if row.failure or program is None:
+        return None
     try:
-        figures = measure(row.contender.program, {**case, **row.contender.case}, timeout_s)
+        return measure(program, {**case, **row.contender.case}, timeout_s)
     except ContenderFailed as exc:
         row.failure = str(exc)
-    else:
-        row.runs += [figures] if counts else []
+        return None

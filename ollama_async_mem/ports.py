@@ -15,15 +15,23 @@ if TYPE_CHECKING:
 
     from .records import (
         Candidate,
+        Change,
         Counts,
         EmbeddingSpace,
+        Event,
         Fact,
         Job,
         JobStatus,
-        Kind,
         MemoryRecord,
         Page,
         Scope,
+        ScopeCounts,
+        Selection,
+        Sort,
+        Statistics,
+        StoredJob,
+        StoredMemory,
+        Supersession,
         Turn,
     )
 
@@ -75,11 +83,12 @@ class ChatModel(Protocol):
 
 
 class MemoryStore(Protocol):
-    """Durable memories with their vectors, keyword index and jobs. What returned is on disk.
+    """Durable memories with their vectors, keyword index, history and jobs. What returned is on disk.
 
-    `scope` filters as `records.Scope` says. Each method is one transaction. A fact with `valid_to` is superseded:
-    it is in `get`, `list` and `counts`, and never among the candidates.
-    Every method may raise `StoreError`, `StoreClosed` when not open.
+    Each method is one transaction, but `load`, which is one for each call, and `dump`, whose pages are one each. When
+    its caller is cancelled it happened as a whole or not at all. A `records.Selection` says which memories are meant.
+    Every method may raise `StoreError`, `StoreClosed` when not open, and `ConfigError` for a kind or sort that is
+    unknown, a limit below 1, `before` or `after` below 0, or a cursor that no page of this listing had.
     """
 
     @property
@@ -100,33 +109,72 @@ class MemoryStore(Protocol):
     ) -> str | None:
         """Store turns, vectors and keyword index, and queue one extraction job where `extract` is set.
 
-        `vectors[i]` has length one and belongs to `turns[i]`; `model` made them. Returns the job's id.
+        `vectors[i]` belongs to `turns[i]`; `model` made them; they are stored with length one. Returns the job's id.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
-            StoreError: with `extract`, the turns are of several scopes. Nothing was stored.
+            StoreError: an id is taken, a vector has no direction, or with `extract` the turns are of several scopes.
+                Nothing was stored.
         """
+        ...
+
+    async def update(
+        self,
+        memory_id: str,
+        change: Change,
+        *,
+        vector: Vector | None = None,
+        model: str = "",
+        actor: str | None = None,
+        cause: str | None = None,
+    ) -> MemoryRecord:
+        """Change one memory and note it in its history; returns it as it is now. A new text comes with its vector.
+
+        Raises:
+            RecordNotFound: there is none with this id.
+            EmbeddingMismatch: the store holds vectors of another model or dimension.
+            StoreError: a new text came without a vector.
+        """
+        ...
+
+    async def supersede(self, supersessions: Sequence[Supersession], *, actor: str | None = None) -> None:
+        """Say that facts no longer hold, and note it in their history. One that ended by then is left as it is.
+
+        Raises:
+            RecordNotFound: there is no fact with one of these ids; nothing was changed.
+        """
+        ...
+
+    async def delete(self, memory_id: str, *, actor: str | None = None, cause: str | None = None) -> None:
+        """Destroy one memory, its vector and its index entries, and the texts in its history.
+
+        A turn also leaves its jobs and `Fact.turn_ids`.
+
+        Raises:
+            RecordNotFound: there is none with this id.
+        """
+        ...
+
+    async def delete_all(self, selection: Selection, *, actor: str | None = None, cause: str | None = None) -> int:
+        """Destroy all memories of a selection as `delete` does; returns how many there were."""
+        ...
+
+    async def purge_expired(self, *, now: datetime) -> int:
+        """Destroy the memories that expired by `now`, for the cause "expired"; returns how many there were."""
         ...
 
     async def dense_candidates(
-        self, scope: Scope, vector: Vector, *, model: str, kinds: Sequence[Kind], limit: int
+        self, selection: Selection, vector: Vector, *, model: str, limit: int
     ) -> list[Candidate]:
-        """Return the memories whose vectors are nearest, scored by cosine. `model` made the vector.
+        """Return the memories whose vectors are nearest, best first, scored by cosine. `model` made the vector.
 
         Raises:
-            ConfigError: a kind is unknown or the limit is below 1.
             EmbeddingMismatch: the store holds vectors of another model or dimension.
         """
         ...
 
-    async def keyword_candidates(
-        self, scope: Scope, query: str, *, kinds: Sequence[Kind], limit: int
-    ) -> list[Candidate]:
-        """Return the memories that share words with the query, scored by BM25. Any text is a valid query.
-
-        Raises:
-            ConfigError: a kind is unknown or the limit is below 1.
-        """
+    async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> list[Candidate]:
+        """Return the memories that share words with the query, best first, by BM25. Any text is a valid query."""
         ...
 
     async def get(self, memory_id: str) -> MemoryRecord:
@@ -137,24 +185,40 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def list(self, scope: Scope, *, kinds: Sequence[Kind], limit: int, cursor: str | None = None) -> Page:
-        """Return memories newest first (by `at`, then id); `cursor` is that of the page before.
+    async def get_many(self, memory_ids: Sequence[str]) -> builtins.list[MemoryRecord]:
+        """Return a memory for each id, in order, but for those that are not there."""
+        ...
+
+    async def list(self, selection: Selection, *, limit: int, cursor: str | None = None, sort: Sort = "-at") -> Page:
+        """Return a page of memories, those of the same time by id; `cursor` is that of the page before."""
+        ...
+
+    async def neighbours(self, turn_id: str, *, before: int = 1, after: int = 1) -> builtins.list[Turn]:
+        """Return the turns around one in exactly its scope, by `at` and id, without itself and expired ones.
 
         Raises:
-            ConfigError: a kind is unknown, the limit is below 1, or no page of this listing had the cursor.
+            RecordNotFound: there is no turn with this id.
         """
         ...
 
-    async def delete(self, memory_id: str) -> None:
-        """Destroy one memory, its vector and its index entries. A turn also leaves its jobs and `Fact.turn_ids`.
+    async def history(self, memory_id: str) -> builtins.list[Event]:
+        """Return what happened to a memory, oldest first, also when it was deleted, and to all that had this id.
 
         Raises:
-            RecordNotFound: there is none with this id.
+            RecordNotFound: there never was one with this id.
         """
         ...
 
     async def counts(self, scope: Scope) -> Counts:
-        """Count the memories of a scope; the empty scope counts all."""
+        """Count the memories of a scope, superseded and expired ones among them; the empty scope counts all."""
+        ...
+
+    async def scopes(self, scope: Scope, *, limit: int, after: Scope | None = None) -> builtins.list[ScopeCounts]:
+        """Return the scopes that hold memories, by user, agent and run, where none comes first; `after` one of them."""
+        ...
+
+    async def statistics(self) -> Statistics:
+        """Count all there is."""
         ...
 
     async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
@@ -166,10 +230,19 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def finish_job(self, job: Job, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str) -> None:
-        """Store the facts of a claimed job and end it, together. Without the claim it changes nothing.
+    async def finish_job(
+        self,
+        job: Job,
+        facts: Sequence[Fact],
+        vectors: Sequence[Vector],
+        *,
+        model: str,
+        superseded: Sequence[Supersession] = (),
+    ) -> None:
+        """Store the facts of a claimed job, end those that they supersede, and end the job, together.
 
-        A fact whose turns have all been deleted meanwhile is skipped: what was deleted does not come back as a fact.
+        Without the claim it changes nothing. A fact whose turns have all been deleted meanwhile is skipped, and so is
+        what it supersedes: what was deleted does not come back as a fact. A superseded fact that is gone is skipped.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
@@ -197,16 +270,16 @@ class MemoryStore(Protocol):
         """
         ...
 
+    async def revive_jobs(self) -> int:
+        """Queue the jobs again that were given up, with their attempts at none; returns how many there were."""
+        ...
+
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""
         ...
 
     async def unfinished_jobs(self, *, limit: int = 100) -> builtins.list[JobStatus]:
-        """Return the jobs that wait, are claimed or were given up, oldest first.
-
-        Raises:
-            ConfigError: the limit is below 1.
-        """
+        """Return the jobs that wait, are claimed or were given up, oldest first."""
         ...
 
     async def job_status(self, job_id: str) -> JobStatus | None:
@@ -215,4 +288,44 @@ class MemoryStore(Protocol):
         Raises:
             StoreError: there is no such job.
         """
+        ...
+
+    async def dump(
+        self, scope: Scope, *, limit: int, cursor: str | None = None
+    ) -> tuple[builtins.list[StoredMemory], str | None]:
+        """Return a page of all that is held of a scope's memories, facts after their turns, and the next cursor."""
+        ...
+
+    async def dump_jobs(self, scope: Scope) -> builtins.list[StoredJob]:
+        """Return the unfinished jobs of a scope, oldest first."""
+        ...
+
+    async def load(
+        self, memories: Sequence[StoredMemory], jobs: Sequence[StoredJob] = (), *, space: EmbeddingSpace
+    ) -> int:
+        """Store what another store dumped, but what is there already; returns how many memories were new.
+
+        A turn that is not there leaves `Fact.turn_ids` and jobs. A job is left out where none of its turns is there, or
+        one of them has facts already: then it was loaded and finished before.
+
+        Raises:
+            EmbeddingMismatch: the store holds vectors of another space.
+            StoreError: a memory cannot be stored; then none is.
+        """
+        ...
+
+    async def backup(self, path: str) -> None:
+        """Write a copy of the store to a new file, while others read and write.
+
+        Raises:
+            StoreError: this kind of store is backed up by other means, which the message names.
+        """
+        ...
+
+    async def optimize(self) -> None:
+        """Bring indexes and statistics up to date and give free space back. May take long; nothing needs it."""
+        ...
+
+    async def check(self) -> builtins.list[str]:
+        """Compare rows, vectors, keyword index and links; returns what is wrong in words, nothing where all is well."""
         ...

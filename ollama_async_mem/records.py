@@ -13,11 +13,16 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from .filters import Condition  # noqa: TC001 - as above
+
 __all__ = [
     "AddResult",
     "Candidate",
+    "Change",
     "Counts",
     "EmbeddingSpace",
+    "Event",
+    "EventKind",
     "Fact",
     "Hit",
     "Job",
@@ -27,12 +32,21 @@ __all__ = [
     "Message",
     "Page",
     "Scope",
+    "ScopeCounts",
     "SearchResult",
+    "Selection",
+    "Sort",
+    "Statistics",
+    "StoredJob",
+    "StoredMemory",
+    "Supersession",
     "Turn",
     "new_id",
 ]
 
 Kind: TypeAlias = Literal["turn", "fact"]
+EventKind: TypeAlias = Literal["added", "updated", "superseded", "deleted"]
+Sort: TypeAlias = Literal["-at", "at", "-created_at", "created_at"]
 
 
 _last_stamp = 0
@@ -74,8 +88,22 @@ class Scope(msgspec.Struct, frozen=True):
         return any(v is not None for v in (self.user_id, self.agent_id, self.run_id))
 
 
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which memories are meant: of a scope and of kinds, with a filter, and those that hold.
+
+    A memory holds while it is neither superseded nor expired: now, or with `as_of` at that time, when it also must
+    have been said. With `everything`, whether it holds does not matter.
+    """
+
+    scope: Scope = Scope()
+    kinds: tuple[Kind, ...] = ("turn", "fact")
+    where: Condition | None = None
+    as_of: datetime | None = None
+    everything: bool = False
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="turn"):
-    """A stored message, word for word."""
+    """A stored message, word for word; from `expires_at` on it is not found any more."""
 
     id: str
     scope: Scope
@@ -85,6 +113,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tur
     created_at: datetime
     speaker: str | None = None
     metadata: dict[str, Any] = {}
+    expires_at: datetime | None = None
 
     @property
     def kind(self) -> Kind:
@@ -100,7 +129,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tur
 class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fact"):
     """A stored statement, with the words it was drawn from and the turns that hold them.
 
-    `at` is when it was said; `valid_to` is set once a later fact supersedes it.
+    `at` is when it was said; `valid_to` is set once a later fact supersedes it; from `expires_at` on it is not found
+    any more.
     """
 
     id: str
@@ -112,6 +142,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fac
     turn_ids: tuple[str, ...]
     valid_to: datetime | None = None
     metadata: dict[str, Any] = {}
+    expires_at: datetime | None = None
 
     @property
     def kind(self) -> Kind:
@@ -178,6 +209,41 @@ class AddResult(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What an update changes; what is UNSET stays. `metadata` is merged key by key, where None removes a key."""
+
+    text: str | msgspec.UnsetType = msgspec.UNSET
+    metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    expires_at: datetime | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Supersession(msgspec.Struct, frozen=True, kw_only=True):
+    """That a fact no longer holds from `valid_to` on, because of another one where `by` names it."""
+
+    fact_id: str
+    valid_to: datetime
+    by: str | None = None
+    cause: str | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to a memory: when, by whom and why.
+
+    `old` and `new` are the text before and after where it changed: "added" has `new`, "updated" both if the text was
+    updated, the others neither. `by` is the fact to which a superseded one gave way. Deleting a memory destroys the
+    texts of all its events too; that it was there and was deleted remains.
+    """
+
+    memory_id: str
+    kind: EventKind
+    at: datetime
+    old: str | None = None
+    new: str | None = None
+    actor: str | None = None
+    cause: str | None = None
+    by: str | None = None
+
+
 class Page(msgspec.Struct, frozen=True):
     """Part of a listing; `cursor` fetches the next part and is None on the last."""
 
@@ -190,6 +256,33 @@ class Counts(msgspec.Struct, frozen=True):
 
     turns: int
     facts: int
+
+
+class ScopeCounts(msgspec.Struct, frozen=True):
+    """How many memories exactly this scope has, and when the newest was said."""
+
+    scope: Scope
+    turns: int
+    facts: int
+    newest: datetime
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store holds: memories by kind, facts that no longer hold, memories that expired, jobs and bytes.
+
+    `scopes` are those that hold memories.
+    """
+
+    turns: int
+    facts: int
+    superseded: int
+    expired: int
+    scopes: int
+    jobs_queued: int
+    jobs_dead: int
+    size_bytes: int
+    schema_version: int
+    space: EmbeddingSpace | None = None
 
 
 class EmbeddingSpace(msgspec.Struct, frozen=True):
@@ -224,4 +317,26 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["queued", "dead"]
     attempts: int
     due_at: datetime | None = None
+    error: str | None = None
+
+
+class StoredMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a store holds of one memory, to be written elsewhere.
+
+    `vector` is float32, little endian; `events` is its history without the "added", which follows from the memory.
+    """
+
+    memory: MemoryRecord
+    vector: bytes
+    events: tuple[Event, ...] = ()
+
+
+class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that is not finished, to be written elsewhere."""
+
+    id: str
+    scope: Scope
+    turn_ids: tuple[str, ...]
+    state: Literal["queued", "dead"] = "queued"
+    attempts: int = 0
     error: str | None = None

@@ -12,16 +12,31 @@ ROOT = Path(__file__).parent.parent / "ollama_async_mem"
 # Who may import whom, besides modules of the same package: the layers of the design, lowest first.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "records": {"errors"},
+    "filters": {"errors"},
+    "records": {"filters", "errors"},
     "ports": {"records", "errors"},
     "config": {"records", "errors"},
     "ollama": {"errors"},
     "connect": {"ollama", "config", "errors"},
     "llm": {"connect", "ollama", "config", "ports", "records", "errors"},
     "embedding": {"connect", "ollama", "config", "ports", "records", "errors"},
-    "stores": {"config", "ports", "records", "errors"},
-    "memory": {"ports", "records", "errors"},
-    "app": {"memory", "llm", "embedding", "stores", "connect", "ollama", "config", "ports", "records", "errors"},
+    "stores": {"config", "ports", "records", "filters", "errors"},
+    "memory": {"ports", "records", "filters", "errors"},
+    "app": {
+        *(
+            "memory",
+            "llm",
+            "embedding",
+            "stores",
+            "connect",
+            "ollama",
+            "config",
+            "ports",
+            "records",
+            "filters",
+            "errors",
+        )
+    },
     "engine": {"ollama", "config", "errors"},
 }
 ALLOWED["cli"] = ALLOWED["app"] | {"app", "engine"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from cyclopts import App, CycloptsError
@@ -13,6 +14,7 @@ from ollama_async_mem.cli.commands import memories, models
 from ollama_async_mem.cli.demo import demonstration
 from ollama_async_mem.cli.engine import engine
 from ollama_async_mem.cli.output import note, show_json
+from ollama_async_mem.cli.stores import stores
 from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaAsyncMemError
 
 __all__ = ["FAILED", "INTERRUPTED", "USAGE", "build", "run"]
@@ -33,6 +35,7 @@ def build() -> App:
         app.update(part)
     app.command(models)
     app.command(engine)
+    app.command(stores)
     return app
 
 
@@ -40,14 +43,10 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
-        build()(tokens, exit_on_error=False, result_action="return_value")
-    except CycloptsError as exc:  # cyclopts has said what is wrong
-        if "--json" in tokens:
-            show_json({"error": {"type": type(exc).__name__, "message": str(exc)}})
-        return USAGE
-    except OllamaAsyncMemError as exc:
+        code: int | None = build()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except (CycloptsError, OllamaAsyncMemError) as exc:
         _report(exc, as_json="--json" in tokens)
-        return USAGE if isinstance(exc, ConfigError | MissingExtra) else FAILED
+        return USAGE if isinstance(exc, CycloptsError | ConfigError | MissingExtra) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -56,10 +55,14 @@ def run(arguments: list[str] | None = None) -> int:
     except OSError as exc:  # standard output is full, or gone
         note(f"error: {exc}", style="red")
         return FAILED
-    return 0
+    return code or 0
 
 
-def _report(exc: OllamaAsyncMemError, *, as_json: bool) -> None:
+def _report(exc: CycloptsError | OllamaAsyncMemError, *, as_json: bool) -> None:
+    message = _PASSWORD.sub(r"\1\2***", str(exc))  # an argument that is out of place may be any URL
     if as_json:
-        show_json({"error": {"type": type(exc).__name__, "message": str(exc)}})
-    note(f"error: {exc}", style="red")
+        show_json({"error": {"type": type(exc).__name__, "message": message}})
+    note(f"error: {message}", style="red")
+
+
+_PASSWORD = re.compile(r"(:/{1,2}[^\s/:@]*:)\S+(?=@)|(password=)[^\s&]+")

@@ -7,7 +7,6 @@ record of its job and never ends the memory.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -19,14 +18,13 @@ from ollama_async_mem.errors import (
     ModelNotFound,
     ModelOutputError,
     OllamaError,
-    RecordNotFound,
     StatusError,
     StoreClosed,
     StoreError,
 )
 from ollama_async_mem.memory.extract import Extraction, extraction_messages, portions, repair_messages
 from ollama_async_mem.memory.ground import source_of
-from ollama_async_mem.records import Fact, Turn, new_id
+from ollama_async_mem.records import Fact, Selection, Turn, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,13 +137,7 @@ class Ingest:
 
     async def _turns(self, job: Job) -> list[Turn]:
         """Fetch the turns of a job that have not been deleted meanwhile."""
-        turns: list[Turn] = []
-        for turn_id in job.turn_ids:
-            with contextlib.suppress(RecordNotFound):
-                turn = await self._store.get(turn_id)
-                if isinstance(turn, Turn):
-                    turns.append(turn)
-        return turns
+        return [turn for turn in await self._store.get_many(job.turn_ids) if isinstance(turn, Turn)]
 
     async def _facts(self, turns: Sequence[Turn], job: Job) -> list[Fact]:
         answer = await self._ask(extraction_messages(turns))
@@ -179,10 +171,9 @@ class Ingest:
     async def _unknown(self, facts: Sequence[Fact], vectors: Sequence[Vector], job: Job) -> list[tuple[Fact, Vector]]:
         """Leave out what is known already, in the store or earlier in the same answer."""
         new: list[tuple[Fact, Vector]] = []
+        facts_of_scope = Selection(scope=job.scope, kinds=("fact",))
         for fact, vector in zip(facts, vectors, strict=True):
-            known = await self._store.dense_candidates(
-                job.scope, vector, model=self._embedder.model, kinds=("fact",), limit=1
-            )
+            known = await self._store.dense_candidates(facts_of_scope, vector, model=self._embedder.model, limit=1)
             scores = [c.score for c in known] + [float(vector @ other) for _, other in new]
             if max(scores, default=0.0) < SAME_FACT:
                 new.append((fact, vector))

@@ -27,7 +27,7 @@ from ollama_async_mem.memory.messages import (
     require_tokens,
 )
 from ollama_async_mem.memory.rank import fuse
-from ollama_async_mem.records import AddResult, Counts, MemoryRecord, Page, Scope, SearchResult
+from ollama_async_mem.records import AddResult, Counts, MemoryRecord, Page, Scope, SearchResult, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +142,8 @@ class MemoryService:
             ConfigError: no id is given, the query is blank, or `limit` is out of range.
         """
         scope = self._scope(user_id, agent_id, run_id)
-        return await self._find(require_query(query), scope, kinds=require_kinds(kinds), limit=require_limit(limit))
+        selection = Selection(scope=scope, kinds=tuple(require_kinds(kinds)))
+        return await self._find(require_query(query), selection, limit=require_limit(limit))
 
     async def context(
         self,
@@ -214,7 +215,8 @@ class MemoryService:
         scope = self._scope(user_id, agent_id, run_id)
         if not isinstance(cursor, str | None):
             raise ConfigError(f"cursor is what the page before gave, got {cursor!r}")
-        return await self.store.list(scope, kinds=require_kinds(kinds), limit=require_limit(limit), cursor=cursor)
+        selection = Selection(scope=scope, kinds=tuple(require_kinds(kinds)), everything=True)
+        return await self.store.list(selection, limit=require_limit(limit), cursor=cursor)
 
     async def delete(self, memory_id: str) -> None:
         """Destroy one memory.
@@ -282,18 +284,18 @@ class MemoryService:
             return AddResult(added.turns, added.job_id, "done")
         return AddResult(added.turns, added.job_id, "failed" if status.state == "dead" else "waiting", status.error)
 
-    async def _find(self, query: str, scope: Scope, *, kinds: Sequence[Kind], limit: int) -> SearchResult:
+    async def _find(self, query: str, selection: Selection, *, limit: int) -> SearchResult:
         pool = max(50, 4 * limit)
         lists: dict[str, list[Candidate]] = {}
 
         async def dense() -> None:
             if (vector := await self._embed_query(query)) is not None:
                 lists["dense"] = await self.store.dense_candidates(
-                    scope, vector, model=self._embedder.model, kinds=kinds, limit=pool
+                    selection, vector, model=self._embedder.model, limit=pool
                 )
 
         async def keyword() -> None:
-            lists["keyword"] = await self.store.keyword_candidates(scope, query, kinds=kinds, limit=pool)
+            lists["keyword"] = await self.store.keyword_candidates(selection, query, limit=pool)
 
         await _together(dense, keyword)
         degraded = () if "dense" in lists else ("dense",)

@@ -1,22 +1,23 @@
 """Stores of memories: implementations of `ports.MemoryStore`, chosen by URL.
 
-Importing this package imports no implementation, and so neither numpy nor sqlite3.
+Importing this package imports no implementation, and so neither numpy nor sqlite3 nor asyncpg.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from ollama_async_mem.ports import MemoryStore
 
 __all__ = ["open_store"]
 
-_ALLOWED = "sqlite:///relative/path, sqlite:////absolute/path, sqlite:// (in memory), or a path"
+_ALLOWED = "sqlite:///relative/path, sqlite:////absolute/path, sqlite:// (in memory), a path, or postgresql://..."
 
 
 def open_store(url: str | os.PathLike[str], *, create: bool = True) -> MemoryStore:
@@ -24,18 +25,33 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True) -> MemorySto
 
     `sqlite:///memories.db` is relative, `sqlite:////var/memories.db` absolute, `sqlite:///~/memories.db` in the
     home folder, `sqlite://` lives in memory until it is closed. Paths are taken as they are, without %-escapes.
-    Without `create`, opening a file that does not exist is a StoreError and makes none.
+    `postgresql://user:password@host/database` is a schema of a database, which must exist.
+    Without `create`, opening what does not exist is a StoreError and makes nothing.
 
     Raises:
         ConfigError: the URL names no store that this version knows.
+        MissingExtra: the store needs a package that is not installed.
     """
     text = os.fspath(url)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    path = sqlite_path(text) if scheme is None or scheme[1] == "sqlite" else refuse(scheme[1])
+    if scheme and scheme[1] in {"postgresql", "postgres"}:
+        return _postgres(text, create=create)
+    if scheme and scheme[1] != "sqlite":
+        raise ConfigError(f"{scheme[1]}:// names no kind of store; allowed: {_ALLOWED}")
+    path = sqlite_path(text)
 
     from .sqlite import SQLiteStore  # noqa: PLC0415 - keeps numpy and sqlite3 out of the import of the package
 
     return SQLiteStore(path, create=create)
+
+
+def _postgres(url: str, *, create: bool) -> MemoryStore:
+    if find_spec("asyncpg") is None:
+        raise MissingExtra("postgres", "a store in PostgreSQL")
+
+    from .postgres import PostgresStore  # noqa: PLC0415 - as above, and asyncpg is there with its extra only
+
+    return PostgresStore(url, create=create)
 
 
 def sqlite_path(url: str) -> str | None:
@@ -52,14 +68,3 @@ def sqlite_path(url: str) -> str | None:
     if path != url and "?" in path:
         raise ConfigError(f"the store {url!r} has options after '?', and a sqlite URL takes none")
     return path
-
-
-def refuse(scheme: str) -> str:
-    """Say why a scheme cannot be used.
-
-    Raises:
-        ConfigError: always.
-    """
-    if scheme.partition("+")[0] in {"postgresql", "postgres"}:
-        raise ConfigError(f"{scheme}:// stores are not supported yet by this version; allowed: {_ALLOWED}")
-    raise ConfigError(f"{scheme}:// names no kind of store; allowed: {_ALLOWED}")

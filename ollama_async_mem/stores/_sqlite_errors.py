@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from ollama_async_mem.errors import StoreBusy, StoreError
+from ollama_async_mem.errors import StoreBusy, StoreClosed, StoreError
 
-__all__ = ["is_of_the_disk", "store_error"]
+__all__ = ["FAILURES", "is_of_the_disk", "store_error"]
+
+FAILURES = (sqlite3.Error, MemoryError)  # SQLITE_NOMEM is raised as MemoryError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _FULL = (StoreError, "the disk is full; what is stored is intact: free some space and try again")
@@ -16,6 +18,7 @@ _FULL = (StoreError, "the disk is full; what is stored is intact: free some spac
 _ADVICE: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreBusy, "another process holds its lock for too long; try again, or close that process"),
     sqlite3.SQLITE_LOCKED: (StoreBusy, "another connection holds its lock for too long; try again"),
+    sqlite3.SQLITE_INTERRUPT: (StoreClosed, "it was closed meanwhile"),
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,  # also reading needs some room, for an index of the log beside the file
     sqlite3.SQLITE_READONLY: (StoreError, "it cannot be written; check the rights of the file and of its folder"),

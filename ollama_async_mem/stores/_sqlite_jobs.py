@@ -2,29 +2,50 @@
 
 A turn that is deleted leaves the jobs that wait for it, so a job may come out with fewer turns than went in.
 Each claim has a number, the fencing token: who was overtaken by another claim can no longer end the job.
+
+A job that is done leaves no row. Ids are made in the order of time, so one that is missing and not newer than the
+newest that was done is taken for one that is done.
 """
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import StoreError
-from ollama_async_mem.records import Job, JobStatus, new_id
+from ollama_async_mem.records import Job, JobStatus, StoredJob, new_id
 
-from ._sqlite_reads import from_micros, micros, read_scope
-from ._sqlite_writes import insert_memories, scope_id
+from ._sqlite_events import Why
+from ._sqlite_inserts import insert_memories, scope_id
+from ._sqlite_rows import find, read_scope
+from ._sqlite_values import from_micros, micros
+from ._sqlite_writes import supersede
 from ._text import clean
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
     from typing import Any
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Fact, Turn
+    from ollama_async_mem.records import Fact, Supersession, Turn
 
-__all__ = ["add_turns_and_job", "claim", "finish", "give_back", "pending", "release", "status", "unfinished"]
+__all__ = [
+    "JOB_TURNS",
+    "add_turns_and_job",
+    "claim",
+    "finish",
+    "give_back",
+    "link",
+    "pending",
+    "queue",
+    "release",
+    "revive",
+    "status",
+    "turn_seqs",
+    "unfinished",
+]
 
 
 def add_turns_and_job(
@@ -41,25 +62,34 @@ def add_turns_and_job(
         raise StoreError("one extraction job takes turns of one scope; add those of others by themselves")
     seqs = insert_memories(conn, memories, vectors, model=model, where=where)
     job_id = new_id()
-    sql = "INSERT INTO jobs (id, scope_id) VALUES (?, ?)"
-    job_seq = conn.execute(sql, (job_id, scope_id(conn, memories[0].scope))).lastrowid
+    queue(conn, StoredJob(id=job_id, scope=memories[0].scope, turn_ids=()), seqs)
+    return job_id
+
+
+def queue(conn: sqlite3.Connection, job: StoredJob, seqs: Sequence[int]) -> None:
+    """Store a job for the turns of these rows."""
+    sql = "INSERT INTO jobs (id, scope_id, state, claims, last_error) VALUES (?, ?, ?, ?, ?)"
+    error = None if job.error is None else clean(job.error)
+    values = (clean(job.id), scope_id(conn, job.scope), job.state, job.attempts, error)
+    job_seq = conn.execute(sql, values).lastrowid
     conn.executemany(
         "INSERT INTO job_turns (job_seq, position, turn_seq) VALUES (?, ?, ?)",
         [(job_seq, position, seq) for position, seq in enumerate(seqs)],
     )
-    return job_id
 
 
 def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta) -> Job | None:
     """Take the oldest job that is due and not leased."""
-    rows = conn.execute(_CLAIM, {"now": micros(now), "until": micros(now + lease)}).fetchall()
+    until = min(micros(now) + lease // timedelta(microseconds=1), _LATEST)
+    rows = conn.execute(_CLAIM, {"now": micros(now), "until": until}).fetchall()
     if not rows:
         return None
     seq, job_id, scope, number, returned = rows[0]
-    turn_ids = tuple(row[0] for row in conn.execute(_JOB_TURNS, (seq,)).fetchall())
+    turn_ids = tuple(row[0] for row in conn.execute(JOB_TURNS, (seq,)).fetchall())
     return Job(id=job_id, scope=read_scope(conn, scope), turn_ids=turn_ids, attempts=number - returned, claim=number)
 
 
+_LATEST = micros(datetime.max.replace(tzinfo=UTC))
 _CLAIM = """
 UPDATE jobs SET claims = claims + 1, lease_until = :until
 WHERE seq = (
@@ -68,15 +98,23 @@ WHERE seq = (
 RETURNING seq, id, scope_id, claims, returned
 """
 
-_JOB_TURNS = """
+JOB_TURNS = """
 SELECT memories.id FROM job_turns JOIN memories ON seq = turn_seq WHERE job_seq = ? ORDER BY position
 """
 
 
 def finish(
-    conn: sqlite3.Connection, job: Job, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str, where: str
+    conn: sqlite3.Connection,
+    job: Job,
+    facts: Sequence[Fact],
+    vectors: Sequence[Vector],
+    *,
+    model: str,
+    superseded: Sequence[Supersession],
+    now: datetime,
+    where: str,
 ) -> None:
-    """End a claimed job and store its facts, but those whose turns have all been deleted since.
+    """End a claimed job, store its facts but those whose turns have all been deleted since, and end others.
 
     Raises:
         EmbeddingMismatch: the store holds vectors of another model or dimension.
@@ -86,16 +124,21 @@ def finish(
         return
     if len(facts) != len(vectors):
         raise StoreError(f"{len(facts)} facts came with {len(vectors)} vectors")
-    sources = [_turn_seqs(conn, fact) for fact in facts]
+    sources = [turn_seqs(conn, fact.turn_ids) for fact in facts]
     kept = [i for i, fact in enumerate(facts) if sources[i] or not fact.turn_ids]
     seqs = insert_memories(conn, [facts[i] for i in kept], [vectors[i] for i in kept], model=model, where=where)
     for seq, i in zip(seqs, kept, strict=True):
-        conn.executemany(
-            "INSERT INTO links (fact_seq, position, turn_seq) VALUES (?, ?, ?)",
-            [(seq, position, turn_seq) for position, turn_seq in enumerate(sources[i])],
-        )
-    conn.execute("DELETE FROM job_turns WHERE job_seq = (SELECT seq FROM jobs WHERE id = ?)", (job.id,))
-    conn.execute("UPDATE jobs SET state = 'done', lease_until = 0 WHERE id = ?", (job.id,))
+        link(conn, seq, sources[i])
+    skipped = {fact.id for i, fact in enumerate(facts) if i not in kept}
+    supersede(conn, [said for said in superseded if said.by not in skipped], Why(now), skip_missing=True)
+    conn.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
+    conn.execute(_REMEMBER_DONE, (job.id,))
+
+
+_REMEMBER_DONE = """
+INSERT INTO meta (key, value) VALUES ('newest_job_done', ?)
+ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)
+"""
 
 
 def release(conn: sqlite3.Connection, job: Job, error: str, retry_at: datetime | None) -> None:
@@ -125,6 +168,12 @@ def give_back(conn: sqlite3.Connection, job: Job) -> None:
         )
 
 
+def revive(conn: sqlite3.Connection) -> int:
+    """Queue the jobs again that were given up; returns how many there were."""
+    sql = "UPDATE jobs SET state = 'queued', returned = claims, next_try_at = 0 WHERE state = 'dead'"
+    return conn.execute(sql).rowcount
+
+
 def pending(conn: sqlite3.Connection) -> int:
     """Count the jobs that are neither done nor dead."""
     return int(conn.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0])
@@ -132,7 +181,7 @@ def pending(conn: sqlite3.Connection) -> int:
 
 def unfinished(conn: sqlite3.Connection, limit: int) -> list[JobStatus]:
     """Read how the jobs stand that are not done, oldest first."""
-    rows = conn.execute(f"{_STATUS} WHERE state <> 'done' ORDER BY seq LIMIT ?", (limit,)).fetchall()
+    rows = conn.execute(f"{_STATUS} ORDER BY seq LIMIT ?", (limit,)).fetchall()
     return [_status(conn, row) for row in rows]
 
 
@@ -142,10 +191,11 @@ def status(conn: sqlite3.Connection, job_id: str) -> JobStatus | None:
     Raises:
         StoreError: there is no such job.
     """
-    row = conn.execute(f"{_STATUS} WHERE id = ?", (clean(job_id),)).fetchone()
+    row = find(conn, f"{_STATUS} WHERE id = ?", job_id)
     if row is None:
-        raise StoreError(f"no job has the id {job_id!r}")
-    return None if row[2] == "done" else _status(conn, row)
+        _require_done(conn, job_id)
+        return None
+    return _status(conn, row)
 
 
 _STATUS = "SELECT id, scope_id, state, claims - returned, max(next_try_at, lease_until), last_error FROM jobs"
@@ -166,14 +216,37 @@ def _holds(conn: sqlite3.Connection, job: Job) -> bool:
     Raises:
         StoreError: there is no such job.
     """
-    row = conn.execute("SELECT claims, lease_until FROM jobs WHERE id = ?", (clean(job.id),)).fetchone()
+    row = find(conn, "SELECT claims, lease_until FROM jobs WHERE id = ?", job.id)
     if row is None:
-        raise StoreError(f"no job has the id {job.id!r}")
+        _require_done(conn, job.id)
+        return False
     return bool(row[0] == job.claim and row[1] > 0)
 
 
-def _turn_seqs(conn: sqlite3.Connection, fact: Fact) -> list[int]:
-    """The rows of the turns that a fact was drawn from, as far as they still exist."""
+def _require_done(conn: sqlite3.Connection, job_id: str) -> None:
+    """Check that a job without a row is one that is done.
+
+    Raises:
+        StoreError: there never was such a job.
+    """
+    newest = conn.execute("SELECT value FROM meta WHERE key = 'newest_job_done'").fetchone()
+    if not (_ID.fullmatch(job_id) and newest and job_id <= newest[0]):
+        raise StoreError(f"no job has the id {job_id!r}")
+
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")  # of `records.new_id`
+
+
+def turn_seqs(conn: sqlite3.Connection, turn_ids: Sequence[str]) -> list[int]:
+    """The rows of turns, as far as they still exist."""
     sql = "SELECT seq FROM memories WHERE id = ? AND kind = 'turn'"
-    rows = [conn.execute(sql, (clean(turn_id),)).fetchone() for turn_id in fact.turn_ids]
+    rows = [find(conn, sql, turn_id) for turn_id in turn_ids]
     return [row[0] for row in rows if row]
+
+
+def link(conn: sqlite3.Connection, fact_seq: int, turn_seqs: Sequence[int]) -> None:
+    """Say which turns a fact was drawn from."""
+    conn.executemany(
+        "INSERT INTO links (fact_seq, position, turn_seq) VALUES (?, ?, ?)",
+        [(fact_seq, position, turn_seq) for position, turn_seq in enumerate(turn_seqs)],
+    )

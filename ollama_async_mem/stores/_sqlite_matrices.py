@@ -1,198 +1,188 @@
-"""Exact dense search over matrices that mirror the vectors of a scope.
+"""Mirrors of rows in memory, for searches: the vectors of small scopes, and the codes of a large store.
 
-A matrix is brought up to date inside the snapshot of each search, from the file alone: rows newer than its newest are
-appended, and when the scopes' removal counters moved, rows that are gone are dropped. So this store's writes and
-those of other processes are seen in the same way. `PRAGMA data_version` says when there is nothing to look for.
+A mirror is brought up to date inside the snapshot of each search, from the file alone: newer rows are appended, and
+those that the log of changes names are read again. So this store's writes and those of other processes are seen in
+the same way. `PRAGMA data_version` says when there is nothing to look for.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-import numpy as np
-
-from ollama_async_mem.records import EmbeddingSpace
-
-from ._sqlite_reads import candidates, kind_params, read_space, resolve
-from ._sqlite_writes import require_space
-from ._vectors import from_blobs, nearest, unit
+from . import _sqlite_blocks as blocks
+from ._sqlite_selection import ScopeKeys  # noqa: TC001 - a NamedTuple looks its annotations up
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Candidate, Kind, Scope
+    from ollama_async_mem.records import Scope
 
-    from ._sqlite_reads import Filter
-    from ._vectors import Ids, Matrix
+    from ._sqlite_blocks import Block
+    from ._sqlite_codes import Coding
+    from ._vectors import Ids
 
-    Block: TypeAlias = tuple[Ids, Matrix]
+__all__ = ["MatrixCache", "Mirror", "Stamp", "Vectors", "stamp_of"]
 
-__all__ = ["MatrixCache", "dense_candidates"]
+S = TypeVar("S", bound=blocks.Source)
+Stamp: TypeAlias = tuple[int, int]
 
 BLOCK_ROWS = 4096
+BLOCK_BYTES = 4 << 20
+NEAR_ROWS = 4096  # a mirror that is behind by no more looks at the newest rows, not at those of its scope
 ENTRY_BYTES = 1024  # what an empty mirror is taken to weigh
+_ALL = (1 << 63) - 1
 
 
-def dense_candidates(
-    conn: sqlite3.Connection,
-    cache: MatrixCache,
-    scope: Scope,
-    vector: Vector,
-    *,
-    model: str,
-    kinds: Sequence[Kind],
-    limit: int,
-    where: str,
-) -> list[Candidate]:
-    """Return the memories nearest to a vector of any length, scored by cosine.
+class Vectors(NamedTuple):
+    """The vectors of a scope. A `blocks.Source`."""
 
-    It must be the first to read in its snapshot.
+    keys: ScopeKeys
+    dimension: int
 
-    Raises:
-        EmbeddingMismatch: the store holds vectors of another model or dimension.
-        StoreError: the vector has no direction.
-    """
-    query = unit(vector)
-    mirror = cache.mirror(scope, tuple(sorted(set(kinds))))
-    with mirror.lock:  # taken before the snapshot is, so that a mirror is never newer than the snapshot
-        stamp = _stamp(conn)
-        space = read_space(conn)
-        if space is None:
-            return []
-        require_space(space, EmbeddingSpace(model, query.size), where)
-        blocks = mirror.refresh(conn, stamp, space.dimension, cache.max_bytes)
-        cache.trim()
-    return candidates(conn, nearest(blocks, query, limit))
+    def size_bytes(self, conn: sqlite3.Connection) -> int:
+        """Memory that they take."""
+        return self.count_rows(conn, _ALL) * (4 * self.dimension + blocks.ROW_BYTES)
+
+    def count_rows(self, conn: sqlite3.Connection, limit: int) -> int:
+        """Count the rows, up to a limit."""
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM memories WHERE {self.keys.sql()} LIMIT ?)"  # noqa: S608 - column names only
+        return int(conn.execute(sql, (*self.keys.keys, limit)).fetchone()[0])
+
+    def read_all(self, conn: sqlite3.Connection) -> Iterator[Block]:
+        """Read all rows, through the index of the scope."""
+        return self._read_after(conn, 0)
+
+    def read_after(self, conn: sqlite3.Connection, seq: int) -> Iterator[Block]:
+        """Read the rows above one, among all that are new where those are few."""
+        if blocks.newest_seq(conn) - seq > NEAR_ROWS:
+            return self._read_after(conn, seq)
+        condition = f"+{self.keys.sql()} AND memories.seq > ?"
+        return blocks.read_rows(conn, condition, [*self.keys.keys, seq], self.dimension)
+
+    def read_these(self, conn: sqlite3.Connection, seqs: Ids) -> Iterator[Block]:
+        """Read some rows, as far as they still exist."""
+        return blocks.read_these(conn, seqs, self.dimension)
+
+    def _read_after(self, conn: sqlite3.Connection, seq: int) -> Iterator[Block]:
+        condition = f"memories.seq IN (SELECT seq FROM memories WHERE {self.keys.sql()} AND seq > ?)"  # noqa: S608 - column names only
+        return blocks.read_rows(conn, condition, [*self.keys.keys, seq], self.dimension)
+
+
+class Mirror(Generic[S]):
+    """The rows of a source as of the last search."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()  # taken before a snapshot is, so that a mirror is never newer than the snapshot
+        self.is_large = False
+        self.source: S | None = None  # None: nothing is held
+        self.blocks: list[Block] = []
+        self.counted_bytes = ENTRY_BYTES  # as the cache has it
+        self._newest = self._logged = 0
+        self._seen: dict[int, Stamp] = {}  # by connection: the stamp under which it was up to date
+
+    @property
+    def rows(self) -> int:
+        """How many are held."""
+        return sum(block.seqs.size for block in self.blocks)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it takes."""
+        each = self.blocks[0].size_bytes // self.blocks[0].seqs.size if self.blocks else 0
+        return ENTRY_BYTES + each * self.rows
+
+    def refresh(self, conn: sqlite3.Connection, stamp: Stamp, source: S) -> None:
+        """Catch up with the snapshot; `source` is used where nothing is held, or what is held is too old.
+
+        A block is never changed: appending and dropping make new ones, so a search may go on with those it has.
+        """
+        if self.source is not None and self._seen.get(id(conn)) == stamp:
+            return
+        newest, last = blocks.newest_seq(conn), blocks.last_change(conn)
+        changed = None if self.source is None else blocks.changes_since(conn, self._logged, last)
+        if self.source is None or changed is None:
+            self.source, self.blocks = source, _appended([], source.read_all(conn))
+        else:
+            held = list(blocks.patched(self.blocks, changed, self.source, conn)) if changed.size else self.blocks
+            self.blocks = _appended(held, self.source.read_after(conn, self._newest)) if newest > self._newest else held
+        self._newest, self._logged = newest, last
+        self._seen[id(conn)] = stamp
+
+    def clear(self) -> None:
+        """Let go of what is held."""
+        self.source, self.blocks, self._newest = None, [], 0
 
 
 class MatrixCache:
-    """The matrices that were searched last, up to `max_bytes` of them. The reader threads share it."""
+    """The mirrors that were searched last, up to `max_bytes` of them. The reader threads share it."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._mirrors: OrderedDict[tuple[Scope, tuple[Kind, ...]], Mirror] = OrderedDict()
+        self._mirrors: OrderedDict[Scope | None, Mirror[Any]] = OrderedDict()
+        self._size_bytes = 0  # the sum of what is counted
 
-    def mirror(self, scope: Scope, kinds: tuple[Kind, ...]) -> Mirror:
+    def vectors(self, scope: Scope) -> Mirror[Vectors]:
         """The mirror of a scope, a new and empty one where there is none."""
+        return self._mirror(scope)
+
+    def codes(self) -> Mirror[Coding]:
+        """The mirror of the codes of the whole store."""
+        return self._mirror(None)
+
+    def held(self, mirror: Mirror[S], conn: sqlite3.Connection, stamp: Stamp, source: S) -> tuple[Iterable[Block], S]:
+        """Bring a mirror up to date under its lock; returns its rows, and the source that they are from.
+
+        Rows that exceed `max_bytes` are read from the file.
+        """
+        if mirror.source is None and source.size_bytes(conn) > self.max_bytes:
+            return source.read_all(conn), source
+        mirror.refresh(conn, stamp, source)
+        held = mirror.blocks, mirror.source or source
         with self._lock:
-            key = (scope, kinds)
-            found = self._mirrors.setdefault(key, Mirror(scope, kinds))
+            if mirror.counted_bytes:  # it was not let go meanwhile
+                self._size_bytes += mirror.size_bytes - mirror.counted_bytes
+                mirror.counted_bytes = mirror.size_bytes
+            self._trim()
+        return held
+
+    def _mirror(self, key: Scope | None) -> Mirror[Any]:
+        with self._lock:
+            found = self._mirrors.get(key)
+            if found is None:
+                found = self._mirrors[key] = Mirror()
+                self._size_bytes += found.counted_bytes
             self._mirrors.move_to_end(key)
+            self._trim()
             return found
 
-    def trim(self) -> None:
+    def _trim(self) -> None:
         """Let go of those that were not searched for longest. A search that still holds one is not disturbed."""
-        with self._lock:
-            excess = sum(m.size_bytes for m in self._mirrors.values()) - self.max_bytes
-            while excess > 0:
-                excess -= self._mirrors.popitem(last=False)[1].size_bytes
+        while self._size_bytes > self.max_bytes:
+            _, gone = self._mirrors.popitem(last=False)
+            self._size_bytes -= gone.counted_bytes
+            gone.counted_bytes = 0
 
 
-class Mirror:
-    """The vectors of the current memories of one scope and kinds, as of the last search."""
-
-    def __init__(self, scope: Scope, kinds: tuple[Kind, ...]) -> None:
-        self.lock = threading.Lock()
-        self._scope = scope
-        self._kinds = kinds
-        self._ids: Ids = np.empty(0, np.int64)
-        self._rows: Matrix = np.empty((0, 0), np.float32)  # of these, the first `_used` are filled
-        self._used = 0
-        self._removals = 0
-        self._seen: dict[int, tuple[int, int]] = {}  # by connection: the stamp under which it was up to date
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory that it takes; what is only reserved was never touched, and takes none."""
-        return ENTRY_BYTES + self._used * int(8 + 4 * self._rows.shape[1])
-
-    def refresh(
-        self, conn: sqlite3.Connection, stamp: tuple[int, int], dimension: int, max_bytes: int
-    ) -> Iterable[Block]:
-        """Catch up with the snapshot and return its vectors; read from the file where they exceed `max_bytes`.
-
-        The arrays returned are never changed afterwards: appending writes behind them, dropping makes new ones.
-        """
-        if self._seen.get(id(conn)) != stamp:
-            keys = resolve(conn, self._scope)
-            if keys is not None:
-                if not self._used and _count(conn, keys, self._kinds) * dimension * 4 > max_bytes:
-                    return _stored(conn, keys, self._kinds, 0, dimension)
-                self._drop_removed(conn, keys)
-                self._append_new(conn, keys, dimension)
-            self._seen[id(conn)] = stamp
-        return [(self._ids[: self._used], self._rows[: self._used])] if self._used else []
-
-    def _drop_removed(self, conn: sqlite3.Connection, keys: Filter) -> None:
-        removals = _removals(conn, keys)
-        if removals != self._removals and self._used:
-            ids = self._ids[: self._used]
-            kept = np.isin(ids, _current_ids(conn, keys, self._kinds))
-            self._ids, self._rows = ids[kept], self._rows[: self._used][kept]
-            self._used = len(self._ids)
-        self._removals = removals
-
-    def _append_new(self, conn: sqlite3.Connection, keys: Filter, dimension: int) -> None:
-        newest = int(self._ids[: self._used].max()) if self._used else 0
-        if not self._used:
-            self._reserve(_count(conn, keys, self._kinds), dimension)
-        for ids, rows in _stored(conn, keys, self._kinds, newest, dimension):
-            end = self._used + len(ids)
-            self._reserve(end, dimension)
-            self._ids[self._used : end], self._rows[self._used : end] = ids, rows
-            self._used = end
-
-    def _reserve(self, rows: int, dimension: int) -> None:
-        """Make room for this many rows in all, and for some more, so that appending rarely copies."""
-        if rows <= len(self._ids):
-            return
-        room = rows + rows // 4 + 16
-        ids, matrix = np.empty(room, np.int64), np.empty((room, dimension), np.float32)
-        if self._used:
-            ids[: self._used], matrix[: self._used] = self._ids[: self._used], self._rows[: self._used]
-        self._ids, self._rows = ids, matrix
-
-
-def _stamp(conn: sqlite3.Connection) -> tuple[int, int]:
-    """Changes with each commit of another connection, and with each change of this one."""
+def stamp_of(conn: sqlite3.Connection) -> Stamp:
+    """Changes with each commit of another connection, and with each change of this one. It begins the snapshot."""
     return conn.execute("PRAGMA data_version").fetchone()[0], conn.total_changes
 
 
-def _removals(conn: sqlite3.Connection, keys: Filter) -> int:
-    """How often a memory of these scopes was removed."""
-    sql = f"SELECT coalesce(sum(removals), 0) FROM scopes WHERE {keys.sql('id')}"  # noqa: S608 - column names only
-    return int(conn.execute(sql, keys.keys).fetchone()[0])
+def _appended(held: Iterable[Block], more: Iterable[Block]) -> list[Block]:
+    """Blocks and further ones, of which small ones become one."""
+    result = list(held)
+    for block in more:
+        result.append(block)
+        while len(result) > 1 and _fit(*result[-2:]):
+            result[-2:] = [blocks.joined(result[-2:])]
+    return result
 
 
-def _count(conn: sqlite3.Connection, keys: Filter, kinds: Sequence[Kind]) -> int:
-    sql = f"SELECT count(*) FROM memories WHERE {_current(keys)}"  # noqa: S608 - column names only
-    return int(conn.execute(sql, (*keys.keys, *kind_params(kinds))).fetchone()[0])
-
-
-def _current_ids(conn: sqlite3.Connection, keys: Filter, kinds: Sequence[Kind]) -> Ids:
-    sql = f"SELECT seq FROM memories WHERE {_current(keys)}"  # noqa: S608 - column names only
-    rows = conn.execute(sql, (*keys.keys, *kind_params(kinds)))
-    return np.fromiter((row[0] for row in rows), np.int64)
-
-
-def _stored(
-    conn: sqlite3.Connection, keys: Filter, kinds: Sequence[Kind], after: int, dimension: int
-) -> Iterator[Block]:
-    """Read the vectors of current memories with a row above `after`, in blocks."""
-    sql = f"""
-        SELECT seq, embedding FROM memories JOIN vectors USING (seq) WHERE {_current(keys)} AND seq > ?
-    """  # noqa: S608 - column names only
-    cursor = conn.execute(sql, (*keys.keys, *kind_params(kinds), after))
-    while rows := cursor.fetchmany(BLOCK_ROWS):
-        ids, blobs = zip(*rows, strict=True)
-        yield np.array(ids, np.int64), from_blobs(blobs, dimension)
-
-
-def _current(keys: Filter) -> str:
-    """A condition for memories that are not superseded."""
-    return f"{keys.sql()} AND kind IN (?, ?) AND valid_to IS NULL"
+def _fit(one: Block, other: Block) -> bool:
+    """Whether two blocks are to be one: not a large and a small one, so that single rows do not copy many each time."""
+    rows, size_bytes = one.seqs.size + other.seqs.size, one.size_bytes + other.size_bytes
+    return rows <= BLOCK_ROWS and size_bytes <= BLOCK_BYTES and one.seqs.size <= 4 * other.seqs.size

@@ -1,7 +1,4 @@
-"""The file: how a connection is opened, and the numbered steps that bring a schema up to date.
-
-Each step runs in one transaction together with its own record. A step that was released is never edited.
-"""
+"""The file: how a connection is opened, and how its schema is brought up to date."""
 
 from __future__ import annotations
 
@@ -12,23 +9,37 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ollama_async_mem.errors import SchemaTooNew, StoreError
+from ollama_async_mem.errors import ConfigError, SchemaTooNew, StoreError
+
+from ._sqlite_filters import register
+from ._sqlite_migrations import APPLICATION_ID, DEFAULT_TOKENIZER, MIGRATIONS, create_index
+from ._sqlite_work import MemoConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["MIGRATIONS", "connect_reader", "connect_writer", "transaction"]
+__all__ = ["connect_reader", "connect_writer", "transaction"]
 
-APPLICATION_ID = 0x6F616D31  # "oam1" in the file's header: https://www.sqlite.org/fileformat.html#application_id
+CHECKPOINT_PAGES = 4000  # what is written often meanwhile goes into the file once
 
 _making = threading.Lock()  # whoever opened a file before its maker closed it would lose locks, see _require_writable
 
 
-def connect_writer(path: Path | None, *, busy_timeout_s: float, create: bool = True) -> sqlite3.Connection:
+def connect_writer(
+    path: Path | None,
+    *,
+    busy_timeout_s: float,
+    create: bool = True,
+    is_relaxed: bool = False,
+    tokenize: str = DEFAULT_TOKENIZER,
+) -> sqlite3.Connection:
     """Open the file and bring its schema up to date; `create` makes what is missing. None is a database in memory.
 
+    `is_relaxed` commits without waiting for the disk; `tokenize` is for a file that is new.
+
     Raises:
+        ConfigError: FTS5 does not know the tokenizer.
         StoreError: it is read-only, a database of another program, or not there and not to be created.
         SchemaTooNew: a newer version of this library wrote it.
         sqlite3.Error, OSError: what the caller translates.
@@ -40,7 +51,12 @@ def connect_writer(path: Path | None, *, busy_timeout_s: float, create: bool = T
     with _connect(path, busy_timeout_s) as conn:
         _require_ours(conn, path)
         _use_wal(conn, busy_timeout_s)
+        if is_relaxed:
+            conn.execute("PRAGMA synchronous = NORMAL")
+        conn.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, whatever the build's default
+        conn.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         migrate(conn, path)
+        settle_tokenizer(conn, tokenize)
     return conn
 
 
@@ -78,16 +94,43 @@ def migrate(conn: sqlite3.Connection, path: Path | None) -> None:
                 )
 
 
+def settle_tokenizer(conn: sqlite3.Connection, tokenize: str) -> None:
+    """Give a new file the tokenizer that is asked for; one that has it decided keeps its own.
+
+    Raises:
+        ConfigError: FTS5 does not know it.
+    """
+    decided = "SELECT 1 FROM meta WHERE key = 'tokenize'"
+    if conn.execute(decided).fetchone():
+        return
+    with transaction(conn):
+        if not conn.execute(decided).fetchone():  # another process may have been faster
+            conn.execute("INSERT INTO meta (key, value) VALUES ('tokenize', ?)", (tokenize,))
+            if tokenize != DEFAULT_TOKENIZER:
+                _create_index(conn, tokenize)
+
+
+def _create_index(conn: sqlite3.Connection, tokenize: str) -> None:
+    try:
+        create_index(conn, tokenize)
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # a disk that is full, for one
+            raise
+        raise ConfigError(f"FTS5 has no tokenizer {tokenize!r}: {exc}") from exc
+
+
 @contextmanager
 def _connect(path: Path | None, busy_timeout_s: float) -> Iterator[sqlite3.Connection]:
     """Open a connection with the settings that every connection has; it is closed where the body fails."""
     conn = sqlite3.connect(
         ":memory:" if path is None else path,
+        factory=MemoConnection,
         timeout=busy_timeout_s,
         isolation_level=None,  # transactions are written out
         cached_statements=256,
     )
     try:
+        register(conn)
         conn.execute("PRAGMA synchronous = FULL")
         conn.execute("PRAGMA foreign_keys = ON")
         yield conn
@@ -154,113 +197,3 @@ def _version(conn: sqlite3.Connection, path: Path | None) -> int:
             f"the store {path} has schema {version}, this version knows {len(MIGRATIONS)}: upgrade ollama-async-mem"
         )
     return version
-
-
-def m001_initial(conn: sqlite3.Connection) -> None:
-    """Create everything of the first release."""
-    conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    for statement in _INITIAL.split(";\n\n"):
-        conn.execute(statement)
-
-
-# Times are microseconds since 1970 in UTC; `at_offset_s` keeps the local clock of what was said.
-# Ids of users, agents and runs are any text at all: `names` interns their bytes, and the index only sees numbers.
-# `memory_texts` is what the keyword index holds, so that a row leaves the index by the words with which it came.
-# A token in its column `scope` joins the class of a memory (t turn, f fact that holds, d fact that is superseded)
-# with one of its ids (u user, a agent, r run): a filter is then an AND of tokens inside the index.
-_INITIAL = """
-CREATE TABLE migrations (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL);
-
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-
-CREATE TABLE names (key INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE);
-
-CREATE TABLE scopes (
-  id INTEGER PRIMARY KEY,
-  user_key INTEGER NOT NULL, agent_key INTEGER NOT NULL, run_key INTEGER NOT NULL,  -- 0 is none
-  removals INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (user_key, agent_key, run_key)
-);
-
-CREATE INDEX scopes_by_agent ON scopes (agent_key);
-
-CREATE INDEX scopes_by_run ON scopes (run_key);
-
-CREATE TABLE memories (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: what is newer has a higher one
-  id TEXT NOT NULL UNIQUE,
-  scope_id INTEGER NOT NULL REFERENCES scopes (id),
-  kind TEXT NOT NULL CHECK (kind IN ('turn', 'fact')),
-  role TEXT, speaker TEXT, text TEXT NOT NULL, quote TEXT,
-  terms TEXT,  -- what is indexed, where it is not just the speaker and the text
-  at INTEGER NOT NULL, at_offset_s INTEGER NOT NULL, created_at INTEGER NOT NULL, valid_to INTEGER,
-  metadata BLOB
-);
-
-CREATE INDEX memories_by_time ON memories (scope_id, at, id);
-
-CREATE INDEX memories_current ON memories (scope_id, kind, valid_to);
-
-CREATE TABLE vectors (
-  seq INTEGER PRIMARY KEY REFERENCES memories (seq) ON DELETE CASCADE,
-  embedding BLOB NOT NULL  -- float32, little endian, length one
-);
-
-CREATE TABLE links (
-  fact_seq INTEGER NOT NULL REFERENCES memories (seq) ON DELETE CASCADE,
-  position INTEGER NOT NULL,
-  turn_seq INTEGER NOT NULL REFERENCES memories (seq) ON DELETE CASCADE,
-  PRIMARY KEY (fact_seq, position)
-) WITHOUT ROWID;
-
-CREATE INDEX links_by_turn ON links (turn_seq);
-
-CREATE TABLE jobs (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  id TEXT NOT NULL UNIQUE,
-  scope_id INTEGER NOT NULL REFERENCES scopes (id),
-  state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'done', 'dead')),
-  attempts INTEGER NOT NULL DEFAULT 0,
-  lease_until INTEGER NOT NULL DEFAULT 0, next_try_at INTEGER NOT NULL DEFAULT 0,
-  last_error TEXT
-);
-
-CREATE INDEX jobs_queued ON jobs (seq) WHERE state = 'queued';
-
-CREATE TABLE job_turns (
-  job_seq INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,
-  position INTEGER NOT NULL,
-  turn_seq INTEGER NOT NULL REFERENCES memories (seq) ON DELETE CASCADE,
-  PRIMARY KEY (job_seq, position)
-) WITHOUT ROWID;
-
-CREATE INDEX job_turns_by_turn ON job_turns (turn_seq);
-
-CREATE VIEW memory_texts AS
-SELECT seq,
-  coalesce(terms, CASE WHEN speaker IS NULL THEN text ELSE speaker || ' ' || text END) AS body,
-  class || '0 ' || class || 'u' || user_key || ' ' || class || 'a' || agent_key || ' ' || class || 'r' || run_key
-    AS scope
-FROM (
-  SELECT m.*, s.user_key, s.agent_key, s.run_key,
-    CASE WHEN kind = 'turn' THEN 't' WHEN valid_to IS NULL THEN 'f' ELSE 'd' END AS class
-  FROM memories m JOIN scopes s ON s.id = m.scope_id
-);
-
-CREATE VIRTUAL TABLE memory_index USING fts5 (
-  body, scope,
-  content = 'memory_texts', content_rowid = 'seq', tokenize = 'porter unicode61 remove_diacritics 2'
-);
-
-INSERT INTO memory_index (memory_index, rank) VALUES ('rank', 'bm25(1.0, 0.0)')
-"""
-
-
-def m002_jobs_given_back(conn: sqlite3.Connection) -> None:
-    """Tell the number of claims from that of attempts, and find the jobs that are not done without the others."""
-    conn.execute("ALTER TABLE jobs RENAME COLUMN attempts TO claims")
-    conn.execute("ALTER TABLE jobs ADD COLUMN returned INTEGER NOT NULL DEFAULT 0")
-    conn.execute("CREATE INDEX jobs_unfinished ON jobs (seq) WHERE state <> 'done'")
-
-
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (m001_initial, m002_jobs_given_back)

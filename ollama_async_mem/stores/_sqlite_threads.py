@@ -1,7 +1,8 @@
 """The threads in which SQLite runs, so that the event loop never waits for a disk.
 
 One thread writes: whatever is queued goes into one transaction, and a caller resumes after its COMMIT (group commit:
-callers share the sync). A few threads read, each in a snapshot of its own. It knows nothing of memories.
+callers share the sync). A few threads read, each in a snapshot of its own. What takes long gets a thread and a
+connection for itself. It knows nothing of memories.
 """
 
 from __future__ import annotations
@@ -12,58 +13,80 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from itertools import groupby
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import anyio
 import msgspec
 
 from ollama_async_mem.errors import StoreClosed, StoreError
 
-from ._sqlite_errors import is_of_the_disk, store_error
+from ._sqlite_errors import FAILURES, store_error
+from ._sqlite_work import Item, Work, read, rollback, serve
 
-__all__ = ["Connect", "SQLiteThreads", "Work", "commit_all"]
+if TYPE_CHECKING:
+    from ._sqlite_work import Mode
+
+__all__ = ["Connect", "Interlude", "LongWork", "SQLiteThreads"]
 
 T = TypeVar("T")
-Work: TypeAlias = Callable[[sqlite3.Connection], T]
+LongWork: TypeAlias = Callable[[sqlite3.Connection, threading.Event], T]
 Connect: TypeAlias = Callable[[], sqlite3.Connection]
-
-_FAILURES = (sqlite3.Error, MemoryError)  # SQLITE_NOMEM is raised as MemoryError
 
 MAX_GROUP = 256
 MAX_QUEUED = 1024
+IDLE_S = 0.01  # how long nothing must be written before what is not urgent is done
+PROGRESS_OPS = 100_000  # after how many steps of its machine SQLite asks whether to go on
 
 
-class _Item(msgspec.Struct):
-    """One call on its way through a thread. `future` only says that the outcome is in `result` or `error`."""
+class _Aside(msgspec.Struct, eq=False):
+    """A long work with its thread, and its connection while that is open."""
 
-    work: Work[Any]
-    future: asyncio.Future[None]
-    reads: bool
-    result: Any = None
-    error: Exception | None = None
+    item: Item
+    stopped: threading.Event
+    thread: threading.Thread
+    conn: sqlite3.Connection | None = None
 
-    def run(self, conn: sqlite3.Connection, *, begin: bool = False) -> None:
-        """Do the work and keep its outcome. After a rollback it may run again."""
-        self.error = None
-        try:
-            if begin:
-                conn.execute("BEGIN")
-            self.result = self.work(conn)
-        except Exception as exc:  # noqa: BLE001 - it goes to the caller's task, which raises it
-            self.error = exc
+    def stop(self) -> None:
+        """Ask it to end soon."""
+        self.stopped.set()
+        if self.conn is not None:
+            with suppress(sqlite3.ProgrammingError):  # it is closed already
+                self.conn.interrupt()
 
 
-_Inbox: TypeAlias = "queue.SimpleQueue[_Item | None]"  # None: stop
+def _no_upkeep(_: sqlite3.Connection, *, is_idle: bool) -> bool:  # noqa: ARG001 - the name is part of the signature
+    return False
+
+
+class Interlude(Protocol):
+    """What the thread that writes does after each transaction, once callers have their answers, and when it is idle.
+
+    Unless it is idle, only what cannot wait. It returns whether more is to be done.
+    """
+
+    def __call__(self, conn: sqlite3.Connection, /, *, is_idle: bool) -> bool: ...
+
+
+_Inbox: TypeAlias = "queue.SimpleQueue[Item | None]"  # None: stop
 
 
 class SQLiteThreads:
     """The threads of one open store. All methods belong to the event loop that called `start`."""
 
-    def __init__(self, connect_writer: Connect, connect_reader: Connect, *, readers: int, where: str) -> None:
+    def __init__(
+        self,
+        connect_writer: Connect,
+        connect_reader: Connect,
+        *,
+        readers: int,
+        where: str,
+        upkeep: Interlude = _no_upkeep,
+    ) -> None:
         self._where = where
         self._connect_writer = connect_writer
         self._connect_reader = connect_reader
+        self._upkeep = upkeep
+        self._asides: set[_Aside] = set()
         self._writes: _Inbox = queue.SimpleQueue()
         # Without readers everything is done by the writer: a database in memory has one connection.
         self._reads: _Inbox = queue.SimpleQueue() if readers else self._writes
@@ -78,7 +101,7 @@ class SQLiteThreads:
             StoreError: the database could not be opened; no thread is left.
         """
         self._loop = asyncio.get_running_loop()
-        opened = _Item(_nothing, self._loop.create_future(), reads=True)
+        opened = Item(_nothing, self._loop.create_future(), "read")
         self._writer = _thread(self._write_loop, opened)
         self._writer.start()
         try:
@@ -96,7 +119,10 @@ class SQLiteThreads:
         for _ in self._readers:
             self._reads.put(None)
         self._writes.put(None)
-        await _ended([*self._readers, self._writer])
+        asides = list(self._asides)
+        for aside in asides:
+            aside.stop()
+        await _ended([*self._readers, *(aside.thread for aside in asides), self._writer])
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` inside a transaction of the writer, and return after its COMMIT.
@@ -107,7 +133,15 @@ class SQLiteThreads:
             StoreError: it failed and nothing of it is stored; other calls of the same transaction are, unless they
                 could not be committed because of the disk.
         """
-        return await self._call(self._writes, work, reads=False)
+        return await self._call(self._writes, work, "write")
+
+    async def alone(self, work: Work[T]) -> T:
+        """Run `work` in the thread that writes, outside of any transaction.
+
+        Raises:
+            StoreError: it failed.
+        """
+        return await self._call(self._writes, work, "alone")
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` in a reader's snapshot.
@@ -115,40 +149,72 @@ class SQLiteThreads:
         Raises:
             StoreError: it failed.
         """
-        return await self._call(self._reads, work, reads=True)
+        return await self._call(self._reads, work, "read")
 
-    async def _call(self, inbox: _Inbox, work: Work[T], *, reads: bool) -> T:
+    async def aside(self, work: LongWork[T]) -> T:
+        """Run `work` in a snapshot, in a thread and on a connection of its own. When cancelled it is stopped first.
+
+        Raises:
+            StoreClosed: the store was closed meanwhile.
+            StoreError: it failed.
+        """
+        self._check()
+        stopped = threading.Event()
+        if not self._readers:
+            try:
+                return await self.read(lambda conn: work(conn, stopped))
+            finally:
+                stopped.set()
+        item = Item(lambda conn: work(conn, stopped), self._loop.create_future(), "read")
+        aside = _Aside(item, stopped, _thread(lambda: self._run_aside(aside)))
+        self._asides.add(aside)
+        aside.thread.start()
+        try:
+            await item.future
+        finally:
+            aside.stop()
+            await _ended([aside.thread])
+            self._asides.discard(aside)
+        result: T = self._outcome(item)
+        return result
+
+    def _check(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise StoreError(f"the store {self._where} is used on another event loop than the one that opened it")
+        if self._closed:
+            raise StoreClosed(f"the store {self._where} is closed")
+
+    async def _call(self, inbox: _Inbox, work: Work[T], mode: Mode) -> T:
+        self._check()
         await self._slots.acquire()  # given back by _settle, for the item may outlive its caller
         if self._closed:
             self._slots.release()
             raise StoreClosed(f"the store {self._where} is closed")
-        item = _Item(work, self._loop.create_future(), reads)
+        item = Item(work, self._loop.create_future(), mode)
         inbox.put(item)
         await item.future
         result: T = self._outcome(item)
         return result
 
-    def _outcome(self, item: _Item) -> Any:
+    def _outcome(self, item: Item) -> Any:
         if isinstance(item.error, sqlite3.Error | OSError):
             raise store_error(item.error, self._where) from item.error
         if item.error is not None:
             raise item.error
         return item.result
 
-    def _deliver(self, items: list[_Item], *, slots: bool = True) -> None:
+    def _deliver(self, items: list[Item], *, slots: bool = True) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._settle, items, slots)
 
-    def _settle(self, items: list[_Item], slots: bool) -> None:  # noqa: FBT001 - call_soon takes no keywords
+    def _settle(self, items: list[Item], slots: bool) -> None:  # noqa: FBT001 - call_soon takes no keywords
         for item in items:
             if slots:
                 self._slots.release()
             if not item.future.done():
                 item.future.set_result(None)
 
-    def _write_loop(self, opened: _Item) -> None:
+    def _write_loop(self, opened: Item) -> None:
         try:
             conn = self._connect_writer()
         except Exception as exc:  # noqa: BLE001 - `start` raises it
@@ -157,14 +223,33 @@ class SQLiteThreads:
             return
         self._deliver([opened], slots=False)
         with closing(conn):  # after the readers' connections: the last one to close tidies the log away
-            more = True
+            more, is_due = True, True  # what was left undone when the file was last closed
             while more:
-                group, more = _take(self._writes)
-                _serve(conn, [item for item in group if not item.future.cancelled()])
-                self._deliver(group)
+                group, more = _take(self._writes, patience_s=IDLE_S if is_due else None)
+                if group:
+                    serve(conn, [item for item in group if not item.future.cancelled()])
+                    self._deliver(group)
+                is_due = more and self._keep_up(conn, is_idle=not group)
             for reader in self._readers:
                 if reader.ident is not None:  # it was started
                     reader.join()
+
+    def _keep_up(self, conn: sqlite3.Connection, *, is_idle: bool) -> bool:
+        """Do what nobody waits for; when it fails it is tried again after the next commit."""
+        try:
+            return self._upkeep(conn, is_idle=is_idle)
+        except Exception:  # noqa: BLE001 - nobody waits for it, and without this thread nothing could be written
+            rollback(conn)
+            return False
+
+    def _run_aside(self, aside: _Aside) -> None:
+        conn = _attempt_connect(self._connect_reader, aside.item)
+        if conn is not None:
+            with closing(conn):
+                aside.conn = conn
+                conn.set_progress_handler(aside.stopped.is_set, PROGRESS_OPS)
+                read(conn, aside.item)
+        self._deliver([aside.item], slots=False)
 
     def _read_loop(self) -> None:
         conn: sqlite3.Connection | None = None
@@ -172,95 +257,25 @@ class SQLiteThreads:
             if not item.future.cancelled():
                 conn = conn or _attempt_connect(self._connect_reader, item)
                 if conn is not None:
-                    _read(conn, item)
+                    read(conn, item)
             self._deliver([item])
         if conn is not None:
             conn.close()
 
 
-def _serve(conn: sqlite3.Connection, items: list[_Item]) -> None:
-    """Run items in order; a read stands between transactions, so that it never sees what may be rolled back."""
-    for reads, run in groupby(items, key=lambda item: item.reads):
-        if reads:
-            for item in run:
-                _read(conn, item)
-        else:
-            commit_all(conn, list(run))
-
-
-def commit_all(conn: sqlite3.Connection, items: list[_Item]) -> None:
-    """Commit all items that succeed, in as few transactions as that takes.
-
-    When one fails, those before it are rolled back and done again without it. A savepoint for each item would spare
-    that, but at each one FTS5 writes out what it holds, which costs every row a quarter more time (measured).
-    """
-    todo = [items]
-    while todo:
-        group = todo.pop()
-        failed = _commit(conn, group) if group else None
-        if failed is not None and len(group) > 1:
-            todo += [group[failed + 1 :], [group[failed]], group[:failed]]
-
-
-def _commit(conn: sqlite3.Connection, group: list[_Item]) -> int | None:
-    """Run a group in one transaction. Returns the position of the item that failed; nothing is stored then.
-
-    What no item is to blame for is the error of all, and is not tried again: a lock that is not to be had would only
-    be waited for longer, and on a full disk a group would be run as often as it has items.
-    """
-    position = 0
-    try:
-        conn.execute("BEGIN IMMEDIATE")
-    except _FAILURES as exc:
-        _fail(group, exc)
-        return None
-    for position, item in enumerate(group):
-        item.run(conn)
-        if item.error is not None:
-            _rollback(conn)
-            return position
-    try:
-        conn.execute("COMMIT")
-    except _FAILURES as exc:
-        _rollback(conn)
-        if is_of_the_disk(exc):
-            _fail(group, exc)
-            return None
-        group[-1].error = exc
-        return len(group) - 1
-    return None
-
-
-def _fail(group: list[_Item], exc: Exception) -> None:
-    for item in group:
-        item.error = exc
-
-
-def _rollback(conn: sqlite3.Connection) -> None:
-    if conn.in_transaction:  # SQLite itself rolls back on some errors, a full disk for one
-        with suppress(*_FAILURES):
-            conn.execute("ROLLBACK")
-
-
-def _read(conn: sqlite3.Connection, item: _Item) -> None:
-    """Run an item in one snapshot of the database."""
-    item.run(conn, begin=True)
-    _rollback(conn)
-
-
-def _attempt_connect(connect: Connect, item: _Item) -> sqlite3.Connection | None:
+def _attempt_connect(connect: Connect, item: Item) -> sqlite3.Connection | None:
     try:
         return connect()
-    except _FAILURES as exc:
+    except FAILURES as exc:
         item.error = exc
         return None
 
 
-def _take(inbox: _Inbox) -> tuple[list[_Item], bool]:
-    """Wait for an item, and take those that are there already. False: there will be no more."""
-    items: list[_Item] = []
-    item = inbox.get()
+def _take(inbox: _Inbox, *, patience_s: float | None) -> tuple[list[Item], bool]:
+    """Take the items that are there, after waiting for one, for ever or for some time. False: there will be no more."""
+    items: list[Item] = []
     with suppress(queue.Empty):
+        item = inbox.get(timeout=patience_s)
         while item is not None:
             items.append(item)
             if len(items) == MAX_GROUP:

@@ -1,175 +1,147 @@
-"""Writing memories with their vectors, keyword index and links. Each function runs inside one transaction."""
+"""Changing, ending and destroying memories, with a note of it. Each function runs inside one transaction."""
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
-import msgspec
+from msgspec import UNSET
 
-from ollama_async_mem.errors import EmbeddingMismatch, StoreError
-from ollama_async_mem.records import EmbeddingSpace, Fact, Turn
+from ollama_async_mem.errors import RecordNotFound, StoreError
+from ollama_async_mem.records import Turn
 
-from ._sqlite_reads import find_seq, intern_name, micros, read_space
-from ._text import clean, spaced
-from ._vectors import unit
+from ._json import write_json
+from ._sqlite_events import Why, note, note_deleted
+from ._sqlite_inserts import terms_of, unit_vector
+from ._sqlite_rows import find, find_seq, load_rows
+from ._sqlite_selection import selection_sql
+from ._sqlite_values import micros, micros_or_none
+from ._text import clean
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Sequence
     from datetime import datetime
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import MemoryRecord, Scope
+    from ollama_async_mem.records import Change, MemoryRecord, Selection, Supersession
 
-__all__ = ["delete", "insert_memories", "require_space", "scope_id"]
-
-
-def insert_memories(
-    conn: sqlite3.Connection, memories: Sequence[MemoryRecord], vectors: Sequence[Vector], *, model: str, where: str
-) -> list[int]:
-    """Store memories with their vectors and index entries; returns their rows.
-
-    Raises:
-        EmbeddingMismatch: the store holds vectors of another model or dimension.
-        StoreError: an id is taken, or a value cannot be stored.
-    """
-    if len(memories) != len(vectors):
-        raise StoreError(f"{len(memories)} memories came with {len(vectors)} vectors")
-    seqs = []
-    for memory, vector in zip(memories, vectors, strict=True):
-        row = unit(vector)
-        bind_space(conn, EmbeddingSpace(model, row.size), where)
-        seq = _insert_row(conn, memory)
-        conn.execute("INSERT INTO vectors (seq, embedding) VALUES (?, ?)", (seq, row.tobytes()))
-        conn.execute(_INDEX, (seq,))
-        seqs.append(seq)
-    return seqs
-
+__all__ = ["delete", "delete_all", "purge_expired", "supersede", "update"]
 
 _INDEX = "INSERT INTO memory_index (rowid, body, scope) SELECT seq, body, scope FROM memory_texts WHERE seq = ?"
 
 # An index that does not keep its text is told what to forget: https://www.sqlite.org/fts5.html#the_delete_command
 _UNINDEX = """
 INSERT INTO memory_index (memory_index, rowid, body, scope)
-SELECT 'delete', seq, body, scope FROM memory_texts WHERE seq = ?
+SELECT 'delete', seq, body, scope FROM memory_texts WHERE seq
 """
 
 
-def delete(conn: sqlite3.Connection, memory_id: str) -> None:
-    """Destroy a memory; its vector, links and place in jobs go with the row."""
-    seq = find_seq(conn, memory_id)
-    conn.execute(_UNINDEX, (seq,))
-    conn.execute(
-        "UPDATE scopes SET removals = removals + 1 WHERE id = (SELECT scope_id FROM memories WHERE seq = ?)", (seq,)
-    )
-    conn.execute("DELETE FROM memories WHERE seq = ?", (seq,))
-
-
-def bind_space(conn: sqlite3.Connection, space: EmbeddingSpace, where: str) -> None:
-    """Check that vectors fit those that are there; the first ones decide."""
-    bound = read_space(conn)
-    if bound is None:
-        conn.execute("INSERT INTO meta (key, value) VALUES ('embedding_space', ?)", (_json(space).decode(),))
-    else:
-        require_space(bound, space, where)
-
-
-def require_space(bound: EmbeddingSpace, space: EmbeddingSpace, where: str) -> None:
-    """Check that vectors of a space can be compared with those of the store.
+def update(
+    conn: sqlite3.Connection,
+    memory_id: str,
+    change: Change,
+    vector: Vector | None,
+    *,
+    model: str,
+    why: Why,
+    where: str,
+) -> MemoryRecord:
+    """Change a memory and note it; returns it as it is now.
 
     Raises:
-        EmbeddingMismatch: they are of another model or dimension.
+        RecordNotFound: there is none with this id.
+        EmbeddingMismatch: the store holds vectors of another model or dimension.
+        StoreError: a new text came without a vector, or a value cannot be stored.
     """
-    if bound != space:
-        expected, got = (f"{s.model} with {s.dimension} dimensions" for s in (bound, space))
-        raise EmbeddingMismatch(expected=expected, got=got, where=f"the store {where}")
+    seq = find_seq(conn, memory_id)
+    before = load_rows(conn, [seq])[seq]
+    columns = _changed_columns(conn, before, change)
+    if "text" in columns and vector is None:
+        raise StoreError("a new text needs its vector, or it would be found by the meaning of the old one")
+    if columns:
+        _rewrite(conn, seq, columns)
+    if vector is not None:
+        row = unit_vector(conn, vector, model=model, where=where)
+        conn.execute("UPDATE vectors SET embedding = ? WHERE seq = ?", (row, seq))
+    is_new = "text" in columns
+    note(conn, memory_id, "updated", why, old=before.text if is_new else None, new=columns.get("text"))
+    return load_rows(conn, [seq])[seq]
 
 
-def scope_id(conn: sqlite3.Connection, scope: Scope) -> int:
-    """The row of exactly this scope, made when it is new."""
-    keys = tuple(_name_key(conn, name) for name in (scope.user_id, scope.agent_id, scope.run_id))
-    found = conn.execute("SELECT id FROM scopes WHERE user_key = ? AND agent_key = ? AND run_key = ?", keys).fetchone()
-    if found is None:
-        return _insert(conn, "INSERT INTO scopes (user_key, agent_key, run_key) VALUES (?, ?, ?)", keys)
-    return int(found[0])
+def supersede(
+    conn: sqlite3.Connection, supersessions: Sequence[Supersession], why: Why, *, skip_missing: bool = False
+) -> None:
+    """End facts and note it; one that ended earlier is left as it is.
+
+    Raises:
+        RecordNotFound: there is no fact with one of these ids, and those are not to be skipped.
+    """
+    for said in supersessions:
+        row = find(conn, "SELECT seq, valid_to FROM memories WHERE id = ? AND kind = 'fact'", said.fact_id)
+        if row is None and not skip_missing:
+            raise RecordNotFound(said.fact_id)
+        ends = micros(said.valid_to)
+        if row is not None and (row[1] is None or row[1] > ends):
+            _rewrite(conn, row[0], {"valid_to": ends})
+            note(conn, said.fact_id, "superseded", why._replace(cause=said.cause), by=said.by)
 
 
-def _name_key(conn: sqlite3.Connection, name: str | None) -> int:
-    """The number of an id, 0 for none."""
-    if name is None:
-        return 0
-    raw = (intern_name(name),)
-    found = conn.execute("SELECT key FROM names WHERE name = ?", raw).fetchone()
-    return int(found[0]) if found else _insert(conn, "INSERT INTO names (name) VALUES (?)", raw)
+def delete(conn: sqlite3.Connection, memory_id: str, why: Why) -> None:
+    """Destroy a memory.
+
+    Raises:
+        RecordNotFound: there is none with this id.
+    """
+    _destroy(conn, "memories.seq = ?", [find_seq(conn, memory_id)], why)
 
 
-def _insert_row(conn: sqlite3.Connection, memory: MemoryRecord) -> int:
-    """Insert the row of a memory and return its number."""
-    values = {**_columns(memory), "scope_id": scope_id(conn, memory.scope)}
-    try:
-        return _insert(conn, _INSERT, values)
-    except UnicodeEncodeError as exc:
-        raise StoreError(f"the id {memory.id!r} has a lone surrogate, and cannot be stored") from exc
-    except sqlite3.IntegrityError as exc:
-        raise StoreError(f"a memory with the id {memory.id!r} is already stored") from exc
+def delete_all(conn: sqlite3.Connection, selection: Selection, why: Why) -> int:
+    """Destroy the memories of a selection; returns how many there were."""
+    chosen = selection_sql(conn, selection, why.now)
+    return _destroy(conn, *chosen, why) if chosen else 0
 
 
-def _insert(conn: sqlite3.Connection, sql: str, values: tuple[Any, ...] | dict[str, Any]) -> int:
-    """Insert a row and return its number."""
-    return conn.execute(sql, values).lastrowid or 0
+def purge_expired(conn: sqlite3.Connection, now: datetime, why: Why) -> int:
+    """Destroy the memories that expired by a time; returns how many there were."""
+    return _destroy(conn, "memories.expires_at <= ?", [micros(now)], why)
 
 
-_INSERT = """
-INSERT INTO memories (id, scope_id, kind, role, speaker, text, quote, terms, at, at_offset_s, created_at, valid_to,
-  metadata)
-VALUES (:id, :scope_id, :kind, :role, :speaker, :text, :quote, :terms, :at, :at_offset_s, :created_at, :valid_to,
-  :metadata)
-"""
+def _destroy(conn: sqlite3.Connection, condition: str, values: Sequence[Any], why: Why) -> int:
+    """Destroy memories; their vectors, links and places in jobs go with the rows."""
+    conn.execute("CREATE TEMP TABLE IF NOT EXISTS doomed (seq INTEGER PRIMARY KEY)")
+    conn.execute("DELETE FROM doomed")
+    chosen = f"INSERT INTO doomed SELECT seq FROM memories WHERE {condition}"  # noqa: S608 - no text of others
+    count = conn.execute(chosen, values).rowcount
+    note_deleted(conn, why)
+    if conn.execute("SELECT 1 FROM memories WHERE seq NOT IN (SELECT seq FROM doomed) LIMIT 1").fetchone():
+        conn.execute(f"{_UNINDEX} IN (SELECT seq FROM doomed)")  # noqa: S608 - as above
+    else:
+        conn.execute("INSERT INTO memory_index (memory_index) VALUES ('delete-all')")
+    conn.execute("DELETE FROM memories WHERE seq IN (SELECT seq FROM doomed)")
+    return count
 
 
-def _columns(memory: MemoryRecord) -> dict[str, Any]:
-    """The columns of a memory."""
-    text = clean(memory.text)
-    role, speaker = (clean(memory.role), _clean(memory.speaker)) if isinstance(memory, Turn) else (None, None)
-    quote, valid_to = (clean(memory.quote), memory.valid_to) if isinstance(memory, Fact) else (None, None)
-    body = text if speaker is None else f"{speaker} {text}"
-    terms = spaced(body)
-    return {
-        "id": memory.id,
-        "kind": memory.kind,
-        "role": role,
-        "speaker": speaker,
-        "text": text,
-        "quote": quote,
-        "terms": None if terms == body else terms,
-        "at": _instant(memory.at),
-        "at_offset_s": _offset_s(memory.at),
-        "created_at": _instant(memory.created_at),
-        "valid_to": None if valid_to is None else _instant(valid_to),
-        "metadata": _json(memory.metadata) if memory.metadata else None,
-    }
+def _rewrite(conn: sqlite3.Connection, seq: int, columns: dict[str, Any]) -> None:
+    """Change a row, and its index entries where they depend on it."""
+    is_indexed = not columns.keys().isdisjoint({"text", "valid_to"})
+    if is_indexed:
+        conn.execute(f"{_UNINDEX} = ?", (seq,))
+    slots = ", ".join(f"{column} = ?" for column in columns)
+    conn.execute(f"UPDATE memories SET {slots} WHERE seq = ?", (*columns.values(), seq))  # noqa: S608 - column names only
+    if is_indexed:
+        conn.execute(_INDEX, (seq,))
 
 
-def _clean(text: str | None) -> str | None:
-    return None if text is None else clean(text)
-
-
-def _instant(at: datetime) -> int:
-    if at.utcoffset() is None:
-        raise StoreError(f"the time {at} has no timezone")
-    try:
-        return micros(at)
-    except OverflowError as exc:
-        raise StoreError(f"the time {at} is out of range") from exc
-
-
-def _offset_s(at: datetime) -> int:
-    offset = at.utcoffset()
-    return int(offset.total_seconds()) if offset else 0
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise StoreError(f"metadata cannot be written as JSON: {exc}") from exc
+def _changed_columns(conn: sqlite3.Connection, before: MemoryRecord, change: Change) -> dict[str, Any]:
+    """The columns that a change sets."""
+    columns: dict[str, Any] = {}
+    if change.text is not UNSET:
+        columns["text"] = text = clean(change.text)
+        columns["terms"] = terms_of(conn, text, before.speaker if isinstance(before, Turn) else None)
+    if change.metadata is not UNSET:
+        gone = {key for key, value in change.metadata.items() if value is None}
+        merged = {key: value for key, value in (before.metadata | change.metadata).items() if key not in gone}
+        columns["metadata"] = write_json(merged) if merged else None
+    if change.expires_at is not UNSET:
+        columns["expires_at"] = micros_or_none(change.expires_at)
+    return columns

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["clean", "keywords", "match_phrases", "spaced"]
+__all__ = ["clean", "clean_or_none", "keywords", "spaced"]
 
 MAX_TERMS = 64
 MAX_QUERY_CHARS = 100_000
@@ -37,36 +37,36 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 def clean(text: str) -> str:
     """Return text that UTF-8 can hold: halves of a surrogate pair that meet are joined, lone ones become U+FFFD."""
-    if not _SURROGATE.search(text):
+    if text.isascii() or not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def clean_or_none(text: str | None) -> str | None:
+    """The same, where there need not be one."""
+    return None if text is None else clean(text)
+
+
 def spaced(text: str) -> str:
     """Put spaces around each Chinese and Japanese character, so that each is a word of its own to the index."""
-    return _CJK.sub(r" \g<0> ", text)
+    return text if text.isascii() else _CJK.sub(r" \g<0> ", text)
 
 
-def keywords(query: str) -> list[str]:
-    """The distinct words of a query in order, without English stop words unless it has no others."""
-    words = list(dict.fromkeys(_words(query[:MAX_QUERY_CHARS])))
+def keywords(query: str, *, pairs: bool = True) -> list[str]:
+    """The distinct words of a query in order, without English stop words unless it has no others.
+
+    A word holds letters, digits and marks only. Without `pairs` a run of Chinese or Japanese characters is one word.
+    """
+    words = list(dict.fromkeys(_words(query[:MAX_QUERY_CHARS], pairs=pairs)))
     telling = [w for w in words if w not in STOP_WORDS]
     return (telling or words)[:MAX_TERMS]
 
 
-def match_phrases(query: str) -> str:
-    """The query as an FTS5 expression: its words as quoted phrases joined by OR; empty when it has none.
-
-    A word holds letters, digits and marks only, so nothing in it can end the quotes.
-    """
-    return " OR ".join(f'"{word}"' for word in keywords(query))
-
-
-def _words(text: str) -> Iterator[str]:
+def _words(text: str, *, pairs: bool) -> Iterator[str]:
     """Each word in lower case; a run of Chinese or Japanese characters gives its pairs, or the one it has."""
     for word in "".join(c if _in_word(c) else " " for c in text).lower().split():
         for part in _CJK_RUN.sub(lambda run: f" {run[0]} ", word).split():
-            if _CJK.match(part):
+            if pairs and _CJK.match(part):
                 yield from (f"{a} {b}" for a, b in pairwise(part)) if len(part) > 1 else part
             elif any(c.isalnum() for c in part):
                 yield part

@@ -1,8 +1,12 @@
-"""Vectors as bytes and exact nearest neighbours: numpy, no database."""
+"""Vectors as bytes and as 1-bit codes, and the nearest of them: numpy, no database.
+
+A code has a bit for each component, whether it lies above the mean of the store's vectors. The fewer bits of two
+codes differ, the likelier the vectors are near; so codes choose which rows are worth an exact score.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,10 +19,16 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.ports import Vector
 
-    Ids = NDArray[np.int64]
-    Matrix = NDArray[np.float32]
+    Ids: TypeAlias = NDArray[np.int64]
+    Mask: TypeAlias = NDArray[np.bool_]
+    Matrix: TypeAlias = NDArray[np.float32]
+    Codes: TypeAlias = NDArray[np.uint64]
+    Distances: TypeAlias = NDArray[np.uint16]
 
-__all__ = ["from_blobs", "nearest", "unit"]
+__all__ = ["distances", "from_blobs", "nearest", "nearest_codes", "sign_bits", "sign_scores", "unit"]
+
+WORD_BITS = 64
+_FURTHEST = 0xFFFF
 
 
 def unit(vector: Vector) -> Vector:
@@ -33,33 +43,97 @@ def unit(vector: Vector) -> Vector:
     length = np.linalg.norm(flat.astype(np.float64))
     if not np.isfinite(length) or length == 0:
         raise StoreError("a vector is zero or holds NaN or infinity: the embedder answered with no direction")
+    if abs(length - 1) < _ROUNDING:
+        return flat.astype("<f4")  # a row that another store gave out stays as it is, bit by bit
     return (flat / length).astype("<f4")
 
 
-def nearest(blocks: Iterable[tuple[Ids, Matrix]], query: Vector, limit: int) -> list[tuple[int, float]]:
-    """Return the `limit` ids with the largest cosine, best first, equal ones oldest first.
-
-    A block is ids `(n,)` and rows `(n, dimension)` of length one; blocks are read one at a time.
-    """
-    ids: Ids = np.empty(0, dtype=np.int64)
-    scores: Matrix = np.empty(0, dtype=np.float32)
-    for block_ids, rows in blocks:
-        # vecdot stays on one core; a threaded matrix product would stall the event loop on a small machine
-        ids = np.concatenate((ids, block_ids))
-        scores = np.concatenate((scores, np.vecdot(rows, query)))
-        best = _best(scores, limit)
-        ids, scores = ids[best], scores[best]
-    order = np.lexsort((ids, -scores))
-    return [(int(ids[i]), float(scores[i])) for i in order]
-
-
-def _best(scores: Matrix, limit: int) -> Ids:
-    """Positions of the `limit` largest scores, in no order."""
-    if scores.size <= limit:
-        return np.arange(scores.size)
-    return np.argpartition(scores, scores.size - limit)[-limit:]
+_ROUNDING = 2**-23  # twice as far from one as the length of such a row can be
 
 
 def from_blobs(blobs: Sequence[bytes], dimension: int) -> Matrix:
     """Rows `(n, dimension)` from their stored bytes."""
     return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, dimension)
+
+
+def nearest(blocks: Iterable[tuple[Ids, Matrix, Mask | None]], query: Vector, limit: int) -> list[tuple[int, float]]:
+    """Return the `limit` ids with the largest cosine, best first, equal ones oldest first.
+
+    A block is ids `(n,)`, rows `(n, dimension)` of length one, and which of them count, all where that is None.
+    Blocks are read one at a time.
+    """
+    ids: Ids = np.empty(0, dtype=np.int64)
+    scores: Matrix = np.empty(0, dtype=np.float32)
+    for block_ids, rows, mask in blocks:
+        # vecdot stays on one core; a threaded matrix product would stall the event loop on a small machine
+        found = np.vecdot(rows, query)
+        ids = np.concatenate((ids, block_ids if mask is None else block_ids[mask]))
+        scores = np.concatenate((scores, found if mask is None else found[mask]))
+        best = _best(ids, scores, limit)
+        ids, scores = ids[best], scores[best]
+    order = np.lexsort((ids, -scores))
+    return [(int(ids[i]), float(scores[i])) for i in order]
+
+
+def _best(ids: Ids, scores: Matrix, limit: int) -> Ids:
+    """Positions of the `limit` largest scores, in no order; of equal ones the oldest."""
+    if scores.size <= limit:
+        return np.arange(scores.size)
+    least = np.partition(scores, scores.size - limit)[scores.size - limit]
+    above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+    return np.concatenate((above, equal[np.argsort(ids[equal])[: limit - above.size]]))
+
+
+def sign_bits(rows: Matrix, mean: Vector) -> Codes:
+    """Codes `(n, words)` of rows `(n, dimension)`, with the words of a column side by side in memory.
+
+    So a scan runs along the rows, which is several times faster than along the few words of each.
+    """
+    packed = np.packbits(rows > mean, axis=1, bitorder="little")
+    words = np.zeros((len(rows), -(-packed.shape[1] * 8 // WORD_BITS) * 8), np.uint8)
+    words[:, : packed.shape[1]] = packed
+    return np.asfortranarray(words.view("<u8"))
+
+
+def distances(codes: Codes, code: Codes) -> Distances:
+    """How many bits of each of the codes `(n, words)` differ from one `(words,)`."""
+    counted: Distances = np.bitwise_count(codes ^ code).sum(axis=1, dtype=np.uint16)
+    return counted
+
+
+def nearest_codes(blocks: Iterable[tuple[Ids, Codes, Mask | None]], code: Codes, limit: int) -> tuple[Ids, Codes]:
+    """Return the `limit` ids whose codes differ least, equal ones oldest first, with their codes.
+
+    Blocks are as those of `nearest`, with codes, and their ids rise from each to the next.
+    """
+    kept: list[tuple[Ids, Distances, Codes]] = []
+    furthest, size = _FURTHEST, 0
+    for ids, codes, mask in blocks:
+        far = distances(codes, code)
+        close = far < furthest  # an equal one is newer than those that are kept
+        chosen = np.flatnonzero(close if mask is None else close & mask)
+        kept.append((ids[chosen], far[chosen], codes[chosen]))
+        size += chosen.size
+        if size >= 2 * limit:
+            kept = [_closest(kept, limit)]
+            furthest, size = int(kept[0][1][-1]), limit
+    ids, _, codes = (
+        _closest(kept, limit) if kept else (np.empty(0, np.int64), None, np.empty((0, code.size), np.uint64))
+    )
+    return ids, codes
+
+
+def _closest(kept: Sequence[tuple[Ids, Distances, Codes]], limit: int) -> tuple[Ids, Distances, Codes]:
+    ids, far, codes = (np.concatenate(columns) for columns in zip(*kept, strict=True))
+    best = np.argsort(far, kind="stable")[:limit]
+    return ids[best], far[best], codes[best]
+
+
+def sign_scores(codes: Codes, query: Vector, mean: Vector) -> Matrix:
+    """How far the vectors `(n,)` behind codes reach towards a query, as well as their signs alone can tell.
+
+    That is better than the count of bits that differ, for it knows which components matter, but takes longer.
+    """
+    signs = np.unpackbits(np.ascontiguousarray(codes).view(np.uint8), axis=1, count=query.size, bitorder="little")
+    scores: Matrix = np.vecdot(signs.astype(np.float32), query - mean)
+    return scores

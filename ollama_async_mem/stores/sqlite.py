@@ -6,38 +6,62 @@ It turns the calls of the port into work for the store's threads. What a call do
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
-from ollama_async_mem.records import Kind
 
+from . import _sqlite_admin as admin
+from . import _sqlite_events as events
 from . import _sqlite_jobs as jobs
 from . import _sqlite_reads as reads
+from . import _sqlite_rows as rows
+from . import _sqlite_transfer as transfer
 from . import _sqlite_writes as writes
-from ._sqlite_matrices import MatrixCache, dense_candidates
+from ._checks import check
+from ._sqlite_codes import Upkeep
+from ._sqlite_dense import dense_candidates
+from ._sqlite_events import Why
+from ._sqlite_inserts import insert_memories
+from ._sqlite_keywords import PhraseCounts, keyword_candidates
+from ._sqlite_matrices import MatrixCache
+from ._sqlite_migrations import DEFAULT_TOKENIZER, MIGRATIONS
 from ._sqlite_schema import connect_reader, connect_writer
 from ._sqlite_threads import SQLiteThreads
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Sequence
-    from datetime import datetime, timedelta
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
 
     from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import (
         Candidate,
+        Change,
         Counts,
         EmbeddingSpace,
+        Event,
         Fact,
         Job,
         JobStatus,
         MemoryRecord,
         Page,
         Scope,
+        ScopeCounts,
+        Selection,
+        Sort,
+        Statistics,
+        StoredJob,
+        StoredMemory,
+        Supersession,
         Turn,
     )
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 __all__ = ["SQLiteStore"]
 
@@ -50,8 +74,11 @@ class SQLiteStore:
     become U+FFFD. Vectors are stored with length one.
 
     Without `create` the file must exist; `readers` threads search at the same time; `busy_timeout_s` is how long
-    another process is waited for before `StoreBusy`; `cache_bytes` bounds the memory for vectors of scopes that are
-    searched often, a scope that does not fit is read from the file each time.
+    another process is waited for before `StoreBusy`. `durability="full"` syncs before a write returns; "relaxed" may
+    lose the last writes when the power fails, though not when a process is killed. `tokenize` is how FTS5 splits the
+    text of a new file, such as "unicode61 remove_diacritics 2" without English stems, or "trigram" for parts of words.
+    `cache_bytes` bounds the memory for vectors of scopes that are searched often, a scope that does not fit is read
+    from the file each time.
     """
 
     def __init__(
@@ -61,14 +88,30 @@ class SQLiteStore:
         create: bool = True,
         readers: int = 3,
         busy_timeout_s: float = 5.0,
+        durability: Literal["full", "relaxed"] = "full",
+        tokenize: str = DEFAULT_TOKENIZER,
         cache_bytes: int = 512 << 20,
     ) -> None:
+        if durability not in {"full", "relaxed"}:
+            raise ConfigError(f"durability is 'full' or 'relaxed', got {durability!r}")
         self._path = None if path is None else expand(path)
-        self._create = create
-        self._readers = readers
-        self._busy_timeout_s = busy_timeout_s
+        self._connect_writer = partial(
+            connect_writer,
+            self._path,
+            busy_timeout_s=busy_timeout_s,
+            create=create,
+            is_relaxed=durability == "relaxed",
+            tokenize=tokenize,
+        )
+        self._connect_reader = partial(connect_reader, self._path, busy_timeout_s=busy_timeout_s)
+        self._readers = 0 if path is None else readers
         self._cache_bytes = cache_bytes
         self._open: SQLiteThreads | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with what is kept in memory of a file."""
+        self._cache, self._phrases, self._upkeep = MatrixCache(self._cache_bytes), PhraseCounts(), Upkeep()
 
     @property
     def location(self) -> str:
@@ -85,12 +128,13 @@ class SQLiteStore:
         """
         if self._open is not None:
             raise StoreError(f"the store {self.location} is open already")
-        self._cache = MatrixCache(self._cache_bytes)
+        self._forget()
         self._open = SQLiteThreads(
-            partial(connect_writer, self._path, busy_timeout_s=self._busy_timeout_s, create=self._create),
-            partial(connect_reader, self._path, busy_timeout_s=self._busy_timeout_s),
-            readers=0 if self._path is None else self._readers,
+            self._connect_writer,
+            self._connect_reader,
+            readers=self._readers,
             where=self.location,
+            upkeep=self._upkeep.after_commit,
         )
         try:
             await self._open.start()
@@ -105,157 +149,217 @@ class SQLiteStore:
         await threads.stop()
 
     async def embedding_space(self) -> EmbeddingSpace | None:
-        """Which vectors the store holds; None before the first. Deleting all memories does not change it."""
-        return await self._threads.read(reads.read_space)
+        """Which vectors the store holds; None before the first. It stays bound when all memories are deleted."""
+        return await self._read(rows.read_space)
 
     async def add_turns(
         self, turns: Sequence[Turn], vectors: Sequence[Vector], *, model: str, extract: bool = False
     ) -> str | None:
-        """Store turns, and queue one extraction job for them where `extract` is set. Returns the job's id.
-
-        Raises:
-            EmbeddingMismatch: the store holds vectors of another model or dimension.
-            StoreError: an id is taken, a vector has no direction, or turns to extract are of several scopes.
-        """
-        add = jobs.add_turns_and_job if extract else writes.insert_memories
+        """Store turns, and queue one extraction job for them where `extract` is set. Returns the job's id."""
+        add = jobs.add_turns_and_job if extract else insert_memories
         made = await self._threads.write(
             partial(add, memories=tuple(turns), vectors=tuple(vectors), model=model, where=self.location)
         )
         return made if isinstance(made, str) else None
 
-    async def dense_candidates(
-        self, scope: Scope, vector: Vector, *, model: str, kinds: Sequence[Kind], limit: int
-    ) -> list[Candidate]:
-        """Return the current memories whose vectors are nearest, scored by cosine; exact. `model` made the vector.
+    async def update(
+        self,
+        memory_id: str,
+        change: Change,
+        *,
+        vector: Vector | None = None,
+        model: str = "",
+        actor: str | None = None,
+        cause: str | None = None,
+    ) -> MemoryRecord:
+        """Change one memory and note it in its history; returns it as it is now. A new text comes with its vector."""
+        why = Why(_now(), actor, cause)
+        return await self._write(writes.update, memory_id, change, vector, model=model, why=why, where=self.location)
 
-        Raises:
-            ConfigError: a kind is unknown or the limit is below 1.
-            EmbeddingMismatch: the store holds vectors of another model or dimension.
-        """
-        check(kinds, limit)
-        return await self._threads.read(
-            partial(
-                dense_candidates,
-                cache=self._cache,
-                scope=scope,
-                vector=vector,
-                model=model,
-                kinds=tuple(kinds),
-                limit=limit,
-                where=self.location,
-            )
+    async def supersede(self, supersessions: Sequence[Supersession], *, actor: str | None = None) -> None:
+        """Say that facts no longer hold, and note it in their history. One that ended earlier is left as it is."""
+        await self._write(writes.supersede, tuple(supersessions), Why(_now(), actor))
+
+    async def delete(self, memory_id: str, *, actor: str | None = None, cause: str | None = None) -> None:
+        """Destroy one memory, its vector, index entries and links, and the texts in its history."""
+        await self._write(writes.delete, memory_id, Why(_now(), actor, cause))
+
+    async def delete_all(self, selection: Selection, *, actor: str | None = None, cause: str | None = None) -> int:
+        """Destroy all memories of a selection as `delete` does; returns how many there were."""
+        check(selection.kinds)
+        return await self._write(writes.delete_all, selection, Why(_now(), actor, cause))
+
+    async def purge_expired(self, *, now: datetime) -> int:
+        """Destroy the memories that expired by `now`, for the cause "expired"; returns how many there were."""
+        return await self._write(writes.purge_expired, now, Why(_now(), cause="expired"))
+
+    async def dense_candidates(
+        self, selection: Selection, vector: Vector, *, model: str, limit: int
+    ) -> builtins.list[Candidate]:
+        """Return the memories whose vectors are nearest, best first, scored by cosine. `model` made the vector."""
+        check(selection.kinds, limit)
+        return await self._read(
+            dense_candidates,
+            self._cache,
+            selection,
+            vector,
+            model=model,
+            limit=limit,
+            now=_now(),
+            where=self.location,
         )
 
-    async def keyword_candidates(
-        self, scope: Scope, query: str, *, kinds: Sequence[Kind], limit: int
-    ) -> list[Candidate]:
-        """Return the current memories that share words with the query, scored by BM25. Any text is a valid query.
+    async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> builtins.list[Candidate]:
+        """Return the memories that share words with the query, best first, by BM25. Any text is a valid query.
 
         English words match by their stem. The statistics behind the score are those of the whole file.
-
-        Raises:
-            ConfigError: a kind is unknown or the limit is below 1.
         """
-        check(kinds, limit)
-        return await self._threads.read(
-            partial(reads.keyword_candidates, scope=scope, query=query, kinds=tuple(kinds), limit=limit)
+        check(selection.kinds, limit)
+        return await self._read(
+            keyword_candidates, self._phrases, selection=selection, query=query, limit=limit, now=_now()
         )
 
     async def get(self, memory_id: str) -> MemoryRecord:
-        """Return one memory.
+        """Return one memory."""
+        return await self._read(rows.get, memory_id)
 
-        Raises:
-            RecordNotFound: there is none with this id.
-        """
-        return await self._threads.read(partial(reads.get, memory_id=memory_id))
+    async def get_many(self, memory_ids: Sequence[str]) -> builtins.list[MemoryRecord]:
+        """Return memories in the order of their ids, without those that are not there."""
+        return await self._read(rows.get_many, tuple(memory_ids))
 
-    async def list(self, scope: Scope, *, kinds: Sequence[Kind], limit: int, cursor: str | None = None) -> Page:
-        """Return memories newest first (by `at`, then id), superseded facts among them.
+    async def list(self, selection: Selection, *, limit: int, cursor: str | None = None, sort: Sort = "-at") -> Page:
+        """Return a page of memories, those of the same time by id; `cursor` is that of the page before."""
+        check(selection.kinds, limit, sort)
+        return await self._read(reads.list_page, selection=selection, limit=limit, cursor=cursor, sort=sort, now=_now())
 
-        Raises:
-            ConfigError: a kind is unknown, the limit is below 1, or the cursor is not that of a page before.
-        """
-        check(kinds, limit)
-        return await self._threads.read(
-            partial(reads.list_page, scope=scope, kinds=tuple(kinds), limit=limit, cursor=cursor)
-        )
+    async def neighbours(self, turn_id: str, *, before: int = 1, after: int = 1) -> builtins.list[Turn]:
+        """Return the turns around one in exactly its scope, by `at` and id, without itself and expired ones."""
+        if before < 0 or after < 0:
+            raise ConfigError(f"before and after are at least 0, got {before} and {after}")
+        check((), max(before, after, 1))
+        return await self._read(reads.neighbours, turn_id, before, after, _now())
 
-    async def delete(self, memory_id: str) -> None:
-        """Destroy one memory, its vector, its index entries and its links, and take it out of jobs.
-
-        Raises:
-            RecordNotFound: there is none with this id.
-        """
-        await self._threads.write(partial(writes.delete, memory_id=memory_id))
+    async def history(self, memory_id: str) -> builtins.list[Event]:
+        """Return what happened to a memory, oldest first, also when it was deleted."""
+        return await self._read(events.history, memory_id)
 
     async def counts(self, scope: Scope) -> Counts:
-        """Count the memories of a scope, superseded facts among them; the empty scope counts all."""
-        return await self._threads.read(partial(reads.count, scope=scope))
+        """Count the memories of a scope, superseded and expired ones among them; the empty scope counts all."""
+        return await self._read(reads.count, scope)
+
+    async def scopes(self, scope: Scope, *, limit: int, after: Scope | None = None) -> builtins.list[ScopeCounts]:
+        """Return the scopes that hold memories, by user, agent and run, where none comes first; `after` one of them."""
+        check((), limit)
+        return await self._read(reads.scopes, scope, limit, after)
+
+    async def statistics(self) -> Statistics:
+        """Count all there is."""
+        return await self._read(reads.statistics, len(MIGRATIONS), _now())
 
     async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
         """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished."""
-        return await self._threads.write(partial(jobs.claim, now=now, lease=lease))
+        return await self._write(jobs.claim, now, lease)
 
-    async def finish_job(self, job: Job, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str) -> None:
-        """Store the facts of a claimed job and end it, together. Without the claim it changes nothing.
+    async def finish_job(
+        self,
+        job: Job,
+        facts: Sequence[Fact],
+        vectors: Sequence[Vector],
+        *,
+        model: str,
+        superseded: Sequence[Supersession] = (),
+    ) -> None:
+        """Store the facts of a claimed job, end those that they supersede, and end the job, together.
 
-        A fact whose turns have all been deleted since is skipped: what was deleted does not come back as a fact.
-
-        Raises:
-            EmbeddingMismatch: the store holds vectors of another model or dimension.
-            StoreError: there is no such job, an id is taken, or a vector has no direction.
+        Without the claim it changes nothing. A fact whose turns have all been deleted since is skipped: what was
+        deleted does not come back as a fact.
         """
-        await self._threads.write(
-            partial(
-                jobs.finish,
-                job=job,
-                facts=tuple(facts),
-                vectors=tuple(vectors),
-                model=model,
-                where=self.location,
-            )
-        )
+        work = partial(jobs.finish, facts=tuple(facts), vectors=tuple(vectors), superseded=tuple(superseded))
+        await self._write(work, job=job, model=model, now=_now(), where=self.location)
 
     async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
-        """Give a claimed job back after a failure: to be tried at `retry_at`, or never again where that is None.
-
-        Without the claim it changes nothing.
-
-        Raises:
-            StoreError: there is no such job.
-        """
-        await self._threads.write(partial(jobs.release, job=job, error=error, retry_at=retry_at))
+        """Give a claimed job back after a failure: to be tried at `retry_at`, or never again where that is None."""
+        await self._write(jobs.release, job, error, retry_at)
 
     async def return_job(self, job: Job) -> None:
-        """Give a claimed job back untouched: due at once, and this attempt is not counted.
+        """Give a claimed job back untouched: due at once, and this attempt is not counted."""
+        await self._write(jobs.give_back, job)
 
-        Without the claim it changes nothing.
-
-        Raises:
-            StoreError: there is no such job.
-        """
-        await self._threads.write(partial(jobs.give_back, job=job))
+    async def revive_jobs(self) -> int:
+        """Queue the jobs again that were given up, with their attempts at none; returns how many there were."""
+        return await self._write(jobs.revive)
 
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""
-        return await self._threads.read(jobs.pending)
+        return await self._read(jobs.pending)
 
     async def unfinished_jobs(self, *, limit: int = 100) -> builtins.list[JobStatus]:
-        """Return the jobs that wait, are claimed or were given up, oldest first.
-
-        Raises:
-            ConfigError: the limit is below 1.
-        """
+        """Return the jobs that wait, are claimed or were given up, oldest first."""
         check((), limit)
-        return await self._threads.read(partial(jobs.unfinished, limit=limit))
+        return await self._read(jobs.unfinished, limit)
 
     async def job_status(self, job_id: str) -> JobStatus | None:
         """Return how one job stands, None when it is finished.
 
-        Raises:
-            StoreError: there is no such job.
+        A finished job leaves no row: an id that is made as ids of jobs are, and not newer than the newest that was
+        finished, is taken for one.
         """
-        return await self._threads.read(partial(jobs.status, job_id=job_id))
+        return await self._read(jobs.status, job_id)
+
+    async def dump(
+        self, scope: Scope, *, limit: int, cursor: str | None = None
+    ) -> tuple[builtins.list[StoredMemory], str | None]:
+        """Return a page of all that is held of a scope's memories, facts after their turns, and the next cursor."""
+        check((), limit)
+        return await self._read(transfer.dump, scope, limit, cursor)
+
+    async def dump_jobs(self, scope: Scope) -> builtins.list[StoredJob]:
+        """Return the unfinished jobs of a scope, oldest first."""
+        return await self._read(transfer.dump_jobs, scope)
+
+    async def load(
+        self, memories: Sequence[StoredMemory], jobs: Sequence[StoredJob] = (), *, space: EmbeddingSpace
+    ) -> int:
+        """Store what another store dumped, but what is there already; returns how many memories were new."""
+        return await self._write(transfer.load, tuple(memories), tuple(jobs), space=space, where=self.location)
+
+    async def backup(self, path: str) -> None:
+        """Write a copy of the store to a new file, while others read and write.
+
+        It is complete and synced once it is there under its name, for this account only. Cancelling leaves none.
+
+        Raises:
+            StoreError: there is such a file already, or it cannot be written.
+        """
+        await self._threads.aside(partial(admin.backup, path=expand(path), where=self.location))
+
+    async def optimize(self) -> None:
+        """Bring indexes and statistics up to date and give free space back. Other writes wait for some of it."""
+        first = True
+        while await self._write(admin.merge_index, first=first):
+            first = False
+        await self._write(self._upkeep.restart)
+        while await self._write(self._upkeep.step):
+            pass
+        await self._threads.alone(admin.tidy)
+
+    async def check(self) -> builtins.list[str]:
+        """Compare rows, vectors, keyword index and links; returns what is wrong in words, nothing where all is well.
+
+        Reads go on meanwhile; writes wait while the texts are compared with the keyword index.
+        """
+        wrong = await self._threads.aside(admin.check_rows)
+        return wrong + await self._threads.alone(admin.check_index)
+
+    async def _read(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        return await self._threads.read(lambda conn: work(conn, *args, **options))
+
+    async def _write(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        return await self._threads.write(lambda conn: work(conn, *args, **options))
 
     @property
     def _threads(self) -> SQLiteThreads:
@@ -264,25 +368,19 @@ class SQLiteStore:
         return self._open
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 def expand(path: str | os.PathLike[str]) -> Path:
     """The path with `~` as the home folder.
 
     Raises:
-        ConfigError: it begins with the home folder of nobody.
+        ConfigError: it begins with the home folder of nobody, or names no file.
     """
+    if "\0" in os.fspath(path) or not os.fspath(path):
+        raise ConfigError(f"{os.fspath(path)!r} names no file")
     try:
         return Path(path).expanduser()
     except RuntimeError as exc:
         raise ConfigError(f"the store {os.fspath(path)!r} lies in a home folder that is not known: {exc}") from exc
-
-
-def check(kinds: Sequence[Kind], limit: int) -> None:
-    """Check what a caller asks for.
-
-    Raises:
-        ConfigError: a kind is unknown or the limit is below 1.
-    """
-    if unknown := set(kinds) - set(get_args(Kind)):
-        raise ConfigError(f"unknown kinds {sorted(unknown)}; allowed: {', '.join(get_args(Kind))}")
-    if limit < 1:
-        raise ConfigError(f"limit must be at least 1, got {limit}")

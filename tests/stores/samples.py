@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ollama_async_mem.records import Fact, Kind, Scope, Turn, new_id
+from ollama_async_mem.records import Fact, Job, Scope, Selection, Turn, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from ollama_async_mem.ports import MemoryStore
-    from ollama_async_mem.records import Candidate, Job
+    from ollama_async_mem.records import Candidate, StoredMemory
 
-    Vector = NDArray[np.float32]
+    MakeStore: TypeAlias = Callable[[], MemoryStore]
+    Vector: TypeAlias = NDArray[np.float32]
 
 START = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
-BOTH: tuple[Kind, ...] = ("turn", "fact")
 MODEL = "embedder:1"
 DIMENSION = 8
 ALICE = Scope(user_id="alice")
 BOB = Scope(user_id="bob")
 LEASE = timedelta(minutes=1)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # before every clock on which the tests run, and the other one after it
+FAR_OFF = datetime(2100, 1, 1, tzinfo=UTC)
+NO_JOB = Job(id="nope", scope=ALICE, turn_ids=(), attempts=1)
 
 
 def turn(text: str = "hello", scope: Scope = ALICE, *, minute: float = 0, **fields: Any) -> Turn:
@@ -54,26 +57,48 @@ async def add(store: MemoryStore, *turns: Turn, vector: Vector | None = None, ex
     return await store.add_turns(turns, vectors, model=MODEL, extract=extract)
 
 
-async def near(store: MemoryStore, scope: Scope, vector: Vector, limit: int = 10) -> list[str]:
-    """The texts that are nearest."""
-    return texts(await store.dense_candidates(scope, vector, model=MODEL, kinds=BOTH, limit=limit))
+async def near(store: MemoryStore, scope: Scope, vector: Vector, limit: int = 10, **chosen: Any) -> list[str]:
+    """The texts that are nearest, of a selection."""
+    selection = Selection(scope=scope, **chosen)
+    return texts(await store.dense_candidates(selection, vector, model=MODEL, limit=limit))
 
 
-async def about(store: MemoryStore, scope: Scope, query: str, limit: int = 10) -> list[str]:
-    """The texts that share words with a query."""
-    return texts(await store.keyword_candidates(scope, query, kinds=BOTH, limit=limit))
+async def about(store: MemoryStore, scope: Scope, query: str, limit: int = 10, **chosen: Any) -> list[str]:
+    """The texts that share words with a query, of a selection."""
+    return texts(await store.keyword_candidates(Selection(scope=scope, **chosen), query, limit=limit))
 
 
 async def everything(store: MemoryStore, scope: Scope) -> list[str]:
-    """The texts of a scope, newest first."""
-    return [memory.text for memory in (await store.list(scope, kinds=BOTH, limit=1000)).items]
+    """The texts of a scope, newest first, whether they hold or not."""
+    page = await store.list(Selection(scope=scope, everything=True), limit=1000)
+    return [memory.text for memory in page.items]
+
+
+async def found(store: MemoryStore, scope: Scope = ALICE, query: str = "peanut", **chosen: Any) -> list[str]:
+    """The texts of a selection, in order of the alphabet: those that the list and both indexes agree on."""
+    listed = (await store.list(Selection(scope=scope, **chosen), limit=1000)).items
+    said = sorted(memory.text for memory in listed)
+    assert sorted(await near(store, scope, axis(1), 1000, **chosen)) == said
+    assert sorted(await about(store, scope, query, 1000, **chosen)) == said
+    return said
+
+
+async def dump_all(store: MemoryStore, scope: Scope = Scope(), limit: int = 100) -> list[StoredMemory]:  # noqa: B008 - frozen
+    """All that a store holds of a scope."""
+    stored, cursor = await store.dump(scope, limit=limit)
+    while cursor is not None:
+        more, cursor = await store.dump(scope, limit=limit, cursor=cursor)
+        stored += more
+    return stored
 
 
 async def learn(store: MemoryStore, *facts: Fact, vector: Vector | None = None) -> None:
-    """Store facts by way of a job, as extraction does."""
-    await add(store, turn("seed", Scope("seed")), extract=True)
+    """Store facts by way of a job, as extraction does; no other job may be due."""
+    seed = turn("seed", Scope("seed"))
+    await add(store, seed, extract=True)
     vectors = [axis(1) if vector is None else vector] * len(facts)
     await store.finish_job(await claim(store), facts, vectors, model=MODEL)
+    await store.delete(seed.id)
 
 
 async def claim(store: MemoryStore, now: datetime = START) -> Job:

@@ -2,151 +2,289 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from ollama_async_mem.records import Counts, Scope
+from ollama_async_mem.errors import StoreError
+from ollama_async_mem.filters import parse_filters
+from ollama_async_mem.records import Change, Event, Job, Scope, Selection, Supersession
 from ollama_async_mem.stores.sqlite import SQLiteStore
-from stores.files import inspect
-from stores.samples import BOTH, LEASE, MODEL, START, axis, fact, turn
+from stores.calls import clear, running
+from stores.model import ModelStore
+from stores.samples import FAR_OFF, LEASE, LONG_AGO, MODEL, START, axis, dump_all, fact, turn
+from stores.test_codes import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import asyncio
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import MemoryRecord
+    from ollama_async_mem.ports import MemoryStore, Vector
+    from ollama_async_mem.records import Fact, Sort
+    from stores.samples import MakeStore
 
-WORDS = ["peanut", "walnut", "paris", "花", "lyon"]
-NAMES = [None, "a", "b", "a' OR 1=1"]
+Script = list[tuple[Any, ...]]
+SORTS: tuple[Sort, ...] = ("-at", "at", "-created_at", "created_at")
+FILTERS: list[dict[str, Any]] = [
+    {"n": 1},
+    {"n": {"gte": 1}},
+    {"n": {"ne": 1}},
+    {"NOT": [{"n": "*"}]},
+    {"text": {"contains": "peanut"}},
+    {"kind": "turn"},
+    {"OR": [{"user_id": "a"}, {"expires_at": None}]},
+    {"valid_to": {"lt": "2050-01-01"}},
+]
 
-scopes = st.builds(Scope, st.sampled_from(NAMES), st.sampled_from(NAMES[:3]), st.sampled_from(NAMES[:2]))
-phrases = st.lists(st.sampled_from(WORDS), max_size=3).map(" ".join)
-directions = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 3)).map(lambda w: axis(*w))
-operations = st.lists(
-    st.one_of(
-        st.tuples(st.just("add"), scopes, st.lists(st.tuples(phrases, directions), max_size=3), st.integers(0, 5)),
-        st.tuples(st.just("learn"), phrases, directions, st.booleans()),
-        st.tuples(st.just("delete"), st.integers(0, 50)),
-        st.tuples(st.just("ask"), scopes, phrases, directions, st.integers(1, 5)),
-    ),
-    max_size=25,
+names = st.sampled_from([None, "a", "b", "a' OR 1=1"])
+scopes = st.builds(Scope, names, names, st.sampled_from([None, "a"]))
+phrases = st.lists(st.sampled_from(["peanut", "walnut", "cashew", "花", "lyon"]), max_size=3).map(" ".join)
+directions = st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.integers(1, 3)).map(lambda weights: axis(*weights))
+picks = st.integers(0, 40)
+ends = st.sampled_from([None, LONG_AGO, START, FAR_OFF])
+metadata = st.sampled_from([{}, {"n": 1}, {"n": 2}, {"n": 1.0, "m": None}])
+changes = st.builds(
+    Change,
+    text=st.just(UNSET) | phrases,
+    metadata=st.just(UNSET) | st.sampled_from([{"n": 1}, {"n": None}, {"m": "x"}, {}]),
+    expires_at=st.just(UNSET) | ends,
 )
+supersessions = st.lists(
+    st.tuples(picks, st.sampled_from([LONG_AGO, START, FAR_OFF]), st.none() | picks), min_size=1, max_size=3
+)
+selections = st.builds(
+    Selection,
+    scope=scopes | st.just(Scope()),
+    kinds=st.sampled_from([("turn", "fact"), ("turn", "fact"), ("turn",), ("fact",), ()]),
+    where=st.none() | st.sampled_from(FILTERS).map(parse_filters),
+    as_of=st.none() | st.sampled_from([LONG_AGO, START, START + timedelta(minutes=2), FAR_OFF]),
+    everything=st.booleans(),
+)
+said = st.lists(st.tuples(phrases, directions, metadata, ends), max_size=3)
+operations = st.one_of(
+    st.tuples(st.just("add"), scopes, said, st.integers(0, 4), st.booleans()),
+    st.tuples(st.just("learn"), said, supersessions | st.just([])),
+    st.tuples(st.just("update"), picks, changes, st.none() | directions),
+    st.tuples(st.just("supersede"), supersessions),
+    st.tuples(st.just("delete"), picks),
+    st.tuples(st.just("delete_all"), selections),
+    st.tuples(st.just("purge"), st.sampled_from([LONG_AGO, START])),
+    st.tuples(st.just("claim"), st.integers(0, 3)),
+    st.tuples(st.just("finish"), picks, said, supersessions | st.just([])),
+    st.tuples(st.just("release"), picks, st.none() | st.integers(0, 3)),
+    st.tuples(st.just("give_back"), picks),
+    st.tuples(st.just("revive")),
+    st.tuples(st.just("find"), selections, phrases, directions, st.integers(1, 5)),
+    st.tuples(st.just("browse"), selections, st.integers(1, 4), st.sampled_from(SORTS)),
+    st.tuples(st.just("look"), picks, st.integers(0, 3), st.integers(0, 3)),
+    st.tuples(st.just("count"), scopes | st.just(Scope()), st.integers(1, 4)),
+)
+scripts = st.lists(operations, min_size=5, max_size=25)
+A, B = Scope("a"), Scope("b", "a")
+AT_FIRST: Script = [
+    ("add", A, [("peanut lyon", axis(1), {"n": 1}, None), ("walnut", axis(0, 1), {}, FAR_OFF)], 1, True),
+    ("add", B, [("peanut", axis(-1, 1), {"n": 2}, LONG_AGO)], 2, True),
+    ("add", A, [("花", axis(1, 1), {}, None), ("cashew", axis(1, 2, 3), {"n": 1}, None)], 2, True),
+    ("learn", [("cashew lyon", axis(1, -1), {"n": 2}, None), ("peanut", axis(3), {}, None)], []),
+]
+AT_LAST: Script = [
+    *[("find", Selection(), "peanut lyon", axis(1), 5), ("browse", Selection(everything=True), 3, "created_at")],
+    *[("look", pick, 2, 2) for pick in range(10)],
+    ("count", Scope(), 2),
+]
 
 
-class Model:
-    """A store without any index: a list, looked through from end to end."""
+class Play:
+    """Does everything on the next one of some stores, and on the model."""
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[MemoryRecord, Vector]] = []
-        self.jobs: list[tuple[str, list[str]]] = []
+    def __init__(self, stores: Sequence[MemoryStore]) -> None:
+        self.model = ModelStore()
+        self.stores = cycle(stores)
+        self.ids: list[str] = []
+        self.claims: list[tuple[Job | None, Job | None]] = []
 
-    def within(self, scope: Scope) -> list[tuple[MemoryRecord, Vector]]:
-        """The rows of a scope."""
-        asked = [(name, getattr(scope, name)) for name in ("user_id", "agent_id", "run_id")]
-        return [row for row in self.rows if all(v is None or getattr(row[0].scope, name) == v for name, v in asked)]
+    async def same(self, call: Callable[[MemoryStore], Awaitable[Any]]) -> Any:
+        """Make a call; what comes back, or is raised, must be equal."""
+        result, expected = await outcome(call(next(self.stores))), await outcome(call(self.model))
+        assert plain(result) == plain(expected)
+        return result
 
-    def current(self, scope: Scope) -> list[tuple[MemoryRecord, Vector]]:
-        """Those of them that searches find."""
-        return [row for row in self.within(scope) if getattr(row[0], "valid_to", None) is None]
+    def pick(self, number: int) -> str:
+        """The id of a memory, perhaps of one that was deleted."""
+        return self.ids[number % len(self.ids)] if self.ids else "nope"
+
+    def ended(self, picked: Sequence[tuple[int, datetime, int | None]], by: str | None = None) -> list[Supersession]:
+        """Supersessions of picked memories by picked ones, else by another."""
+        return [
+            Supersession(fact_id=self.pick(n), valid_to=to, by=by if other is None else self.pick(other), cause=str(n))
+            for n, to, other in picked
+        ]
+
+    async def add(self, scope: Scope, them: Sequence[Any], minute: int, extract: bool) -> None:  # noqa: FBT001 - drawn
+        turns = [turn(text, scope, minute=minute, metadata=m, expires_at=end) for text, _, m, end in them]
+        vectors = [vector for _, vector, _, _ in them]
+        self.ids += [one.id for one in turns]
+        self.model.job_id = await next(self.stores).add_turns(turns, vectors, model=MODEL, extract=extract)
+        assert self.model.job_id == await self.model.add_turns(turns, vectors, model=MODEL, extract=extract)
+
+    async def update(self, number: int, change: Change, vector: Vector | None) -> None:
+        how: dict[str, Any] = {"vector": vector, "model": MODEL, "actor": "me", "cause": str(number)}
+        await self.same(lambda store: store.update(self.pick(number), change, **how))
+
+    async def supersede(self, picked: Sequence[Any]) -> None:
+        await self.same(lambda store: store.supersede(self.ended(picked), actor="me"))
+
+    async def delete(self, number: int) -> None:
+        await self.same(lambda store: store.delete(self.pick(number), cause="asked"))
+
+    async def delete_all(self, selection: Selection) -> None:
+        await self.same(lambda store: store.delete_all(selection, actor="me"))
+
+    async def purge(self, now: datetime) -> None:
+        await self.same(lambda store: store.purge_expired(now=now))
+
+    async def claim(self, minute: int) -> None:
+        now = START + timedelta(minutes=minute)
+        claims = [await store.claim_job(now=now, lease=2 * LEASE) for store in (next(self.stores), self.model)]
+        assert plain(claims[0]) == plain(claims[1])
+        self.claims.append((claims[0], claims[1]))
+
+    async def claimed(self, number: int, act: Callable[[MemoryStore, Job], Awaitable[None]]) -> None:
+        """Do something with a job that was handed out once, perhaps long ago."""
+        jobs = self.claims[number % len(self.claims)] if self.claims else (None, None)
+        for store, job in zip((next(self.stores), self.model), jobs, strict=True):
+            if job is not None:
+                await act(store, job)
+
+    async def finish(self, number: int, them: Sequence[Any], picked: Sequence[Any]) -> None:
+        if not self.claims or (job := self.claims[number % len(self.claims)][0]) is None:
+            return
+        sources = [(), job.turn_ids, (*job.turn_ids[-1:], self.pick(number)), (*job.turn_ids[:1],)]
+        facts: list[Fact] = [
+            fact(text, job.scope, turn_ids=sources[(number + i) % 4], metadata=m, expires_at=end)
+            for i, (text, _, m, end) in enumerate(them)
+        ]
+        vectors, ended = [vector for _, vector, _, _ in them], self.ended(picked, facts[0].id if facts else None)
+        self.ids += [one.id for one in facts]
+        await self.claimed(
+            number, lambda store, job: store.finish_job(job, facts, vectors, model=MODEL, superseded=ended)
+        )
+
+    async def learn(self, them: Sequence[Any], picked: Sequence[Any]) -> None:
+        await self.claim(3)
+        await self.finish(-1, them, picked)
+
+    async def release(self, number: int, minute: int | None) -> None:
+        at = None if minute is None else START + timedelta(minutes=minute)
+        await self.claimed(number, lambda store, job: store.release_job(job, error=str(number), retry_at=at))
+
+    async def give_back(self, number: int) -> None:
+        await self.claimed(number, lambda store, job: store.return_job(job))
+
+    async def revive(self) -> None:
+        await self.same(lambda store: store.revive_jobs())
+
+    async def find(self, selection: Selection, query: str, vector: Vector, limit: int) -> None:
+        ask: dict[str, Any] = {"vector": vector, "model": MODEL}
+        store = next(self.stores)
+        cosines = {c.memory.id: c.score for c in await self.model.dense_candidates(selection, **ask, limit=1000)}
+        found = await store.dense_candidates(selection, **ask, limit=limit)
+        assert [c.score for c in found] == pytest.approx(sorted(cosines.values(), reverse=True)[:limit], abs=1e-5)
+        assert [c.score for c in found] == pytest.approx([cosines[c.memory.id] for c in found], abs=1e-5)
+        shared = {c.memory.id: c.memory for c in await self.model.keyword_candidates(selection, query, limit=1000)}
+        for most in (limit, 1000):
+            named = {c.memory.id: c.memory for c in await store.keyword_candidates(selection, query, limit=most)}
+            assert len(named) == min(most, len(shared))
+            assert named.items() <= shared.items()
+
+    async def browse(self, selection: Selection, limit: int, sort: Sort) -> None:
+        store = next(self.stores)
+        page, other = [await one.list(selection, limit=limit, sort=sort) for one in (store, self.model)]
+        while True:
+            assert page.items == other.items
+            assert (page.cursor is None) == (other.cursor is None)
+            if page.cursor is None:
+                break
+            page = await store.list(selection, limit=limit, sort=sort, cursor=page.cursor)
+            other = await self.model.list(selection, limit=limit, sort=sort, cursor=other.cursor)
+
+    async def look(self, number: int, before: int, after: int) -> None:
+        memory_id = self.pick(number)
+        await self.same(lambda store: store.get(memory_id))
+        await self.same(lambda store: store.get_many([memory_id, self.pick(before), self.pick(after)]))
+        await self.same(lambda store: store.history(memory_id))
+        await self.same(lambda store: store.neighbours(memory_id, before=before, after=after))
+
+    async def count(self, scope: Scope, limit: int) -> None:
+        await self.same(lambda store: store.counts(scope))
+        first = await self.same(lambda store: store.scopes(scope, limit=limit))
+        if first:
+            await self.same(lambda store: store.scopes(scope, limit=limit, after=first[-1].scope))
+        await self.same(lambda store: store.pending_jobs())
+        for status in await self.same(lambda store: store.unfinished_jobs()):
+            assert await next(self.stores).job_status(status.id) == status
+        await self.same(lambda store: store.dump_jobs(scope))
+        await self.same(lambda store: store.statistics())
+        stored, expected = [await dump_all(store, scope, limit) for store in (next(self.stores), self.model)]
+        assert {s.memory.id: plain(s.events) for s in stored} == {s.memory.id: plain(s.events) for s in expected}
 
 
-async def add(store: SQLiteStore, model: Model, scope: Scope, said: Sequence[tuple[str, Vector]], minute: int) -> None:
-    """Add turns with a job."""
-    turns = [turn(text, scope, minute=minute) for text, _ in said]
-    job_id = await store.add_turns(turns, [vector for _, vector in said], model=MODEL, extract=True)
-    model.rows += zip(turns, [vector for _, vector in said], strict=True)
-    assert (job_id is None) == (not turns)
-    if job_id:
-        model.jobs.append((job_id, [t.id for t in turns]))
+async def outcome(call: Awaitable[Any]) -> Any:
+    """What comes back, or the kind of error."""
+    try:
+        return await call
+    except StoreError as exc:
+        return type(exc)
 
 
-async def learn(store: SQLiteStore, model: Model, text: str, vector: Vector, *, superseded: bool) -> None:
-    """Claim the oldest job and finish it with one fact, twice."""
-    job = await store.claim_job(now=START + timedelta(days=1), lease=LEASE)
-    assert (job is None) == (not model.jobs)
-    if job is None:
-        return
-    job_id, turn_ids = model.jobs.pop(0)
-    present = [t for t in turn_ids if any(memory.id == t for memory, _ in model.rows)]
-    assert (job.id, list(job.turn_ids)) == (job_id, present)
-    known = fact(text, job.scope, turn_ids=tuple(turn_ids), valid_to=START if superseded else None)
-    for _ in range(2):
-        await store.finish_job(job, [known], [vector], model=MODEL)
-    if present:
-        model.rows.append((known, vector))
+def plain(value: Any) -> Any:
+    """A result without what stores may do each in its own way."""
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Event):
+        return value if value.kind == "added" else replace(value, at=START)
+    if isinstance(value, Job):
+        return replace(value, claim=0)
+    return replace(value, size_bytes=0, schema_version=0, space=None) if hasattr(value, "size_bytes") else value
 
 
-async def delete(store: SQLiteStore, model: Model, position: int) -> None:
-    """Delete one memory, if there are any."""
-    if model.rows:
-        memory, _ = model.rows.pop(position % len(model.rows))
-        await store.delete(memory.id)
+async def play(stores: Sequence[MemoryStore], script: Script) -> None:
+    """Do the operations on one store after the other, and look at everything at the end whatever they did."""
+    await clear(stores[0])
+    game = Play(stores)
+    for name, *args in [*AT_FIRST, *script, *AT_LAST]:
+        await getattr(game, name)(*args)
+    assert await stores[0].check() == []
 
 
-async def ask(store: SQLiteStore, model: Model, scope: Scope, query: str, vector: Vector, limit: int) -> None:  # noqa: PLR0917
-    """Compare all that can be read of a scope."""
-    within, current = model.within(scope), model.current(scope)
-    kinds = [memory.kind for memory, _ in within]
-    assert await store.counts(scope) == Counts(kinds.count("turn"), kinds.count("fact"))
-    newest = sorted(within, key=lambda row: (row[0].at, row[0].id), reverse=True)
-    page = await store.list(scope, kinds=BOTH, limit=limit)
-    assert [m.id for m in page.items] == [m.id for m, _ in newest[:limit]]
-    assert (page.cursor is None) == (len(newest) <= limit)
-    found = await store.dense_candidates(scope, vector, model=MODEL, kinds=BOTH, limit=limit)
-    cosines = {memory.id: float(np.vecdot(row, vector)) for memory, row in current}
-    assert [c.score for c in found] == pytest.approx(sorted(cosines.values(), reverse=True)[:limit], abs=1e-5)
-    assert [c.score for c in found] == pytest.approx([cosines[c.memory.id] for c in found], abs=1e-5)
-    named = await store.keyword_candidates(scope, query, kinds=BOTH, limit=100)
-    shared = {memory.id for memory, _ in current if set(query.split()) & set(memory.text.split())}
-    assert {c.memory.id for c in named} == shared
-    assert len(named) == len(shared)
+def compare(runner: asyncio.Runner, stores: Sequence[MemoryStore], examples: int) -> None:
+    """Play many scripts on stores that stay open."""
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=[*HealthCheck])
+    @given(script=scripts)
+    def check(script: Script) -> None:
+        runner.run(play(stores, script))
+
+    check()
 
 
-async def play(stores: list[SQLiteStore], script: list[tuple[Any, ...]]) -> None:
-    """Do the operations on one store after the other, and compare at the end whatever they did."""
-    model = Model()
-    handlers: dict[str, Any] = {"add": add, "delete": delete, "ask": ask}
-    for i, (name, *args) in enumerate([*script, ("ask", Scope(), "peanut paris", axis(1), 5)]):
-        store = stores[i % len(stores)]
-        if name == "learn":
-            await learn(store, model, args[0], args[1], superseded=args[2])
-        else:
-            await handlers[name](store, model, *args)
+def test_stores_do_what_the_model_does(make_store: MakeStore) -> None:
+    """One store, or two that take turns on the same data."""
+    with running(make_store(), make_store()) as (runner, stores):
+        compare(runner, stores, 30)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(script=operations)
-def test_a_store_in_memory_does_what_the_model_does(script: list[tuple[Any, ...]]) -> None:
-    """One store in memory, with scopes that hold apart."""
-
-    async def main() -> None:
-        async with SQLiteStore(None) as store:
-            await play([store], script)
-
-    asyncio.run(main())
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(script=operations, cache_bytes=st.sampled_from([0, 3_000, 1 << 20]))
-def test_two_stores_on_a_file_do_what_the_model_does(
-    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[Any, ...]], cache_bytes: int
-) -> None:
-    """Two stores that take turns on one file, with caches of any size; the file is sound at the end."""
-    path: Path = tmp_path_factory.mktemp("model") / "memory.db"
-
-    async def main() -> None:
-        async with (
-            SQLiteStore(path, cache_bytes=cache_bytes) as one,
-            SQLiteStore(path, readers=1, cache_bytes=cache_bytes) as two,
-        ):
-            await play([one, two], script)
-
-    asyncio.run(main())
-    inspect(path)
+@pytest.mark.parametrize("cache_bytes", [0, 3_000])
+def test_large_stores_with_small_caches_do_what_the_model_does(tmp_path: Path, cache_bytes: int) -> None:
+    """Two stores on a file that search by codes, and keep next to nothing in memory."""
+    path = tmp_path / "memory.db"
+    one, two = SQLiteStore(path, cache_bytes=cache_bytes), SQLiteStore(path, readers=1, cache_bytes=cache_bytes)
+    with limits(), running(one, two) as (runner, stores):
+        compare(runner, stores, 30)

@@ -1,14 +1,11 @@
-"""What is special to the embedded store: its file, its threads, its caches, and what can go wrong with a disk."""
+"""What is special to the embedded store: that it is durable, its threads, and several stores on one file."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import sqlite3
-import subprocess
-import threading
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -17,17 +14,19 @@ import anyio
 import numpy as np
 import pytest
 
-from ollama_async_mem.errors import EmbeddingMismatch, SchemaTooNew, StoreBusy, StoreError
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreBusy, StoreError
 from ollama_async_mem.records import Counts, Scope
-from ollama_async_mem.stores import _sqlite_reads, _sqlite_schema, _sqlite_threads, sqlite
+from ollama_async_mem.stores import _sqlite_schema, _sqlite_threads, _sqlite_work, sqlite
 from ollama_async_mem.stores._sqlite_matrices import Mirror
 from ollama_async_mem.stores.sqlite import SQLiteStore
 from stores import files
 from stores.samples import ALICE, MODEL, START, about, add, axis, claim, everything, fact, near, turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+
+ROUNDS = int(os.environ.get("STORE_KILL_ROUNDS", "20"))
 
 
 @pytest.fixture
@@ -36,44 +35,26 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "memory.db"
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of two megabytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:  # noqa: S603
-        pytest.skip("only root can mount a small disk")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)  # noqa: S603, S607
-
-
-def store_threads() -> list[threading.Thread]:
-    """The threads of stores that are running."""
-    return [thread for thread in threading.enumerate() if thread.name == "store"]
-
-
 # Durability
 
 
+@pytest.mark.timeout(60 + 5 * ROUNDS)
 def test_kill_9_loses_nothing_that_was_acknowledged(path: Path) -> None:
-    """Killed in the middle of writes, ten times over, each acknowledged pair is there, none is half there."""
-    acknowledged: list[str] = []
-    for round_number in range(10):
-        with files.run_python(files.write_forever, path) as process:
+    """Killed in the middle of writes over and over, what was acknowledged is there, and nothing is half done."""
+    promised: dict[str, str] = {}
+    for round_number in range(ROUNDS):
+        with files.run_python(files.write_forever, path, round_number) as process:
             assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(20 + 7 * round_number)]
+            lines = [process.stdout.readline() for _ in range(20 + 7 * (round_number % 10))]
             process.send_signal(signal.SIGKILL)
             lines += process.stdout.readlines()
-        acknowledged += [f"{round_number} {line.strip()}" for line in lines if line.endswith("\n")]
-        texts = files.inspect(path)
-        for half in "ab":
-            names = [text.split()[1] for text in texts if text.endswith(half)]
-            assert len(names) == len(texts) // 2
-            assert {line.split()[1] for line in acknowledged} <= set(names)
-            assert len(names) >= len(acknowledged)
-    with closing(sqlite3.connect(path)) as conn:
-        assert conn.execute("SELECT count(*) FROM jobs").fetchone()[0] * 2 == len(texts)
+        promised |= {line.split()[1]: line.split()[0] for line in lines if line.endswith("\n")}
+        assert asyncio.run(files.checked(path)) == []
+        kept = files.pairs(path)
+        assert {frozenset(halves) for halves in kept.values()} <= {frozenset("ab")}
+        wrong = [name for name, done in promised.items() if kept.get(name) not in files.after(name, done)]
+        assert wrong == []
+    assert {"added", "updated", "deleted"} <= set(promised.values())
 
 
 async def test_concurrent_adds_share_their_syncs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,19 +74,26 @@ async def test_concurrent_adds_share_their_syncs(path: Path, monkeypatch: pytest
     assert 1 <= len(commits) <= 16
 
 
-async def test_every_connection_syncs_fully(path: Path) -> None:
+@pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("relaxed", 1)])
+async def test_every_connection_syncs_as_it_should(path: Path, durability: Any, synchronous: int) -> None:
     """The settings that durability rests on are those of the connections in use."""
-    async with SQLiteStore(path) as store:
+    async with SQLiteStore(path, durability=durability) as store:
         threads = store._threads
         for ask in (threads.read, threads.write):
             for name, value in {
-                "synchronous": 2,
+                "synchronous": synchronous if ask == threads.write else 2,
                 "foreign_keys": 1,
                 "journal_mode": "wal",
                 "busy_timeout": 5000,
             }.items():
                 row = await ask(lambda conn, name=name: conn.execute(f"PRAGMA {name}").fetchone())  # type: ignore[misc]
                 assert row == (value,)
+
+
+def test_no_other_durability_is_known(path: Path) -> None:
+    """Writing without any sync is not on offer."""
+    with pytest.raises(ConfigError, match="'full' or 'relaxed', got 'off'"):
+        SQLiteStore(path, durability="off")  # type: ignore[arg-type]
 
 
 # Several stores and processes on one file
@@ -186,202 +174,6 @@ async def test_a_short_lock_is_waited_for_and_a_long_one_is_busy(path: Path) -> 
         assert sorted(await everything(hasty, ALICE)) == ["after", "before", "waited"]
 
 
-# What is wrong with a file
-
-
-async def test_a_full_disk_is_an_error_and_loses_nothing(disk: Path) -> None:
-    """When the disk is full writes raise a StoreError that says so; what was there is found, and room heals it."""
-    path = disk / "memory.db"
-    filler = disk / "filler"
-    await asyncio.to_thread(filler.write_bytes, b"x" * 700_000)
-    stored = []
-    async with SQLiteStore(path) as store:
-        error: StoreError | None = None
-        while error is None:
-            try:
-                said = turn("peanut " + "x" * 20_000)
-                await add(store, said)
-                stored.append(said.id)
-            except StoreError as exc:
-                error = exc
-        assert "disk is full" in str(error)
-        assert isinstance(error.__cause__, sqlite3.Error)
-        outcomes = await asyncio.gather(*(add(store, turn("y" * 50_000)) for _ in range(8)), return_exceptions=True)
-        assert {type(o) for o in outcomes} == {StoreError}
-        assert stored
-        assert {(await store.get(i)).id for i in stored} == set(stored)
-        assert len(await about(store, ALICE, "peanut", 1000)) == len(stored)
-        assert len(await near(store, ALICE, axis(1), 1000)) == len(stored)
-        await asyncio.to_thread(filler.unlink)
-        await add(store, turn("roomy"))
-    assert len(await asyncio.to_thread(files.inspect, path)) == len(stored) + 1
-
-
-async def test_a_disk_without_any_room_cannot_be_opened(disk: Path) -> None:
-    """Opening on a full disk is a StoreError that says how it can be opened again, and no thread is left."""
-    async with SQLiteStore(disk / "memory.db") as store:
-        await add(store, turn("kept"))
-    with pytest.raises(OSError, match="No space"):
-        await asyncio.to_thread((disk / "filler").write_bytes, b"x" * 3_000_000)
-    for name in ("memory.db", "new.db", "folder/new.db"):
-        with pytest.raises(StoreError, match="disk is full; what is stored is intact: free some space"):
-            await SQLiteStore(disk / name).__aenter__()
-    assert store_threads() == []
-    await asyncio.to_thread((disk / "filler").unlink)
-    async with SQLiteStore(disk / "memory.db") as store:
-        assert await everything(store, ALICE) == ["kept"]
-
-
-async def test_a_disk_without_room_for_names_says_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where not even the file can be made for lack of room, the error is the same."""
-
-    def refuse(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StoreError, match=r"disk is full.*free some space"):
-        await SQLiteStore(path).__aenter__()
-
-
-async def test_a_read_only_disk_is_refused(disk: Path) -> None:
-    """A store on a disk that became read-only cannot be opened, nor can one be made there."""
-    async with SQLiteStore(disk / "memory.db") as store:
-        await add(store, turn("kept"))
-    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: ASYNC221, S603, S607
-    for name in ("memory.db", "new.db", "folder/new.db"):
-        with pytest.raises(StoreError, match=r"read-only|Read-only|cannot be opened"):
-            await SQLiteStore(disk / name).__aenter__()
-
-
-@pytest.fixture
-def locked_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that may not be written, with a file that may not be either."""
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    (folder / "memory.db").touch(0o400)
-    folder.chmod(0o500)
-    if os.access(folder, os.W_OK):
-        pytest.skip("this account may do anything")
-    yield folder
-    folder.chmod(0o700)
-
-
-async def test_files_and_folders_without_rights_are_refused(locked_folder: Path) -> None:
-    """A file or folder that may not be written is a StoreError that names it."""
-    with pytest.raises(StoreError, match=f"{locked_folder}/memory.db is read-only"):
-        await SQLiteStore(locked_folder / "memory.db").__aenter__()
-    for name in ("other.db", "folder/other.db"):
-        with pytest.raises(StoreError, match=f"{locked_folder}/{name}.*cannot be opened"):
-            await SQLiteStore(locked_folder / name).__aenter__()
-
-
-async def test_places_that_are_no_files_are_refused(path: Path, tmp_path: Path) -> None:
-    """A folder, and a path through a file, are a StoreError that names them."""
-    await asyncio.to_thread(path.touch)
-    with pytest.raises(StoreError, match="is a folder"):
-        await SQLiteStore(tmp_path).__aenter__()
-    with pytest.raises(StoreError, match="cannot be opened") as caught:
-        await SQLiteStore(path / "memory.db").__aenter__()
-    assert isinstance(caught.value.__cause__, OSError)
-    assert store_threads() == []
-
-
-@pytest.mark.parametrize(
-    "content", [b"hello world, this is not a database" * 40, b"SQLite format 3\0" + b"\xff" * 5000]
-)
-async def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes) -> None:
-    """A file of another kind, or with a broken header, is a StoreError, and is not changed."""
-    await asyncio.to_thread(path.write_bytes, content)
-    with pytest.raises(StoreError, match=rf"{path}.*move it away"):
-        await SQLiteStore(path).__aenter__()
-    assert await asyncio.to_thread(path.read_bytes) == content
-
-
-async def test_a_database_of_another_program_is_left_alone(path: Path) -> None:
-    """An SQLite file with somebody else's tables is refused and not changed."""
-    await asyncio.to_thread(execute, path, "CREATE TABLE theirs (x)")
-    before = await asyncio.to_thread(path.read_bytes)
-    with pytest.raises(StoreError, match="another program"):
-        await SQLiteStore(path).__aenter__()
-    assert await asyncio.to_thread(path.read_bytes) == before
-
-
-async def test_damage_inside_is_an_error(path: Path) -> None:
-    """Pages that were overwritten make reads fail with advice, never answer with nothing."""
-    async with SQLiteStore(path) as store:
-        await store.add_turns([turn("x" * 3000) for _ in range(100)], [axis(1)] * 100, model=MODEL)
-    size = (await asyncio.to_thread(path.stat)).st_size
-    await asyncio.to_thread(overwrite, path, 4096 * 30, b"\xa5" * (size - 4096 * 30))
-    async with SQLiteStore(path) as store:
-        with pytest.raises(StoreError, match="damaged"):
-            await near(store, ALICE, axis(1))
-
-
-async def test_a_newer_schema_is_left_alone(path: Path) -> None:
-    """A file of a newer version is SchemaTooNew, which says to upgrade; a current one opens again."""
-    async with SQLiteStore(path) as store:
-        await add(store, turn("kept"))
-    async with SQLiteStore(path) as store:
-        assert await everything(store, ALICE) == ["kept"]
-    await asyncio.to_thread(execute, path, "INSERT INTO migrations VALUES (99, 'm099_future', 0)")
-    with pytest.raises(SchemaTooNew, match="upgrade"):
-        await SQLiteStore(path).__aenter__()
-    assert store_threads() == []
-
-
-async def test_a_step_that_fails_leaves_no_trace(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A migration and its record are one transaction: after a failure the next opening does it again."""
-
-    def m003_broken(conn: sqlite3.Connection) -> None:
-        conn.execute("CREATE TABLE extra (x)")
-        conn.execute("nonsense")
-
-    def m003_mended(conn: sqlite3.Connection) -> None:
-        conn.execute("CREATE TABLE extra (x)")
-
-    first = _sqlite_schema.MIGRATIONS
-    async with SQLiteStore(path) as store:
-        await add(store, turn("kept"))
-    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*first, m003_broken))
-    with pytest.raises(StoreError, match="nonsense"):
-        await SQLiteStore(path).__aenter__()
-    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", (*first, m003_mended))
-    async with SQLiteStore(path) as store:
-        assert await everything(store, ALICE) == ["kept"]
-    steps = await asyncio.to_thread(execute, path, "SELECT version, name FROM migrations ORDER BY version")
-    assert steps == [(1, "m001_initial"), (2, "m002_jobs_given_back"), (3, "m003_mended")]
-
-
-async def test_a_file_of_the_first_schema_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs that an older version queued, tried and claimed are there with their attempts, and can be ended."""
-    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", _sqlite_schema.MIGRATIONS[:1])
-    async with SQLiteStore(path) as store:
-        await add(store, turn("kept"), extract=True)
-    monkeypatch.undo()
-    await asyncio.to_thread(execute, path, "UPDATE jobs SET attempts = 3, last_error = 'model away'")
-    async with SQLiteStore(path) as store:
-        (waiting,) = await store.unfinished_jobs()
-        assert (waiting.attempts, waiting.error) == (3, "model away")
-        job = await claim(store)
-        assert job.attempts == 4
-        await store.finish_job(job, [], [], model=MODEL)
-        assert await store.unfinished_jobs() == []
-    assert await asyncio.to_thread(files.inspect, path) == ["kept"]
-
-
-def overwrite(path: Path, start: int, content: bytes) -> None:
-    """Change a part of a file."""
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(content)
-
-
-def execute(path: Path, sql: str) -> list[Any]:
-    """Run one statement on a file."""
-    with closing(sqlite3.connect(path)) as conn, conn:
-        return conn.execute(sql).fetchall()
-
-
 # Threads
 
 
@@ -392,8 +184,8 @@ async def test_no_thread_and_no_log_file_is_left(path: Path) -> None:
         async with store:
             await add(store, turn())
             assert await store.counts(Scope()) == Counts(expected, 0)
-            assert len(store_threads()) == 4
-        assert store_threads() == []
+            assert len(files.store_threads()) == 4
+        assert files.store_threads() == []
         assert [p.name for p in path.parent.iterdir()] == ["memory.db"]
 
 
@@ -410,10 +202,10 @@ async def test_cancelled_opening_and_closing_leave_nothing(path: Path, wait_s: f
         await asyncio.sleep(wait_s)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert store_threads() == []
+        assert files.store_threads() == []
         with anyio.move_on_after(wait_s):
             await use()
-        assert store_threads() == []
+        assert files.store_threads() == []
     assert len(await asyncio.to_thread(files.inspect, path)) <= 200
 
 
@@ -431,7 +223,7 @@ async def test_cancelled_closing_finishes_first_and_is_cancelled(path: Path) -> 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert store_threads() == []
+    assert files.store_threads() == []
 
 
 async def test_cancelled_calls_give_their_slots_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,8 +288,8 @@ def test_a_commit_that_the_disk_refuses_is_not_tried_again(code: int) -> None:
     with closing(asyncio.new_event_loop()) as loop, closing(sqlite3.connect(":memory:", factory=Refusing)) as conn:
         conn.isolation_level = None
         works = [lambda _, i=i: runs.append(i) for i in range(20)]
-        items = [_sqlite_threads._Item(work, loop.create_future(), reads=False) for work in works]
-        _sqlite_threads.commit_all(conn, items)
+        items = [_sqlite_work.Item(work, loop.create_future(), "write") for work in works]
+        _sqlite_work.commit_all(conn, items)
     assert runs == list(range(20))
     assert all(isinstance(item.error, sqlite3.OperationalError) for item in items)
 
@@ -505,7 +297,7 @@ def test_a_commit_that_the_disk_refuses_is_not_tried_again(code: int) -> None:
 # Caches and plans
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 5_000, 1 << 20])
+@pytest.mark.parametrize("cache_bytes", [0, 8_000, 1 << 20])
 async def test_searches_are_the_same_with_any_cache(
     path: Path, cache_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,13 +306,13 @@ async def test_searches_are_the_same_with_any_cache(
     rows = rng.standard_normal((300, 8)).astype(np.float32)
     owners = rng.integers(0, 3, 300)
     built: list[int] = []
-    reserve = Mirror._reserve
+    refresh = Mirror.refresh
 
-    def watched(self: Mirror, rows: int, dimension: int) -> None:
-        built.append(rows * dimension * 4)
-        reserve(self, rows, dimension)
+    def watched(self: Mirror[Any], *args: Any) -> None:
+        refresh(self, *args)
+        built.append(self.size_bytes)
 
-    monkeypatch.setattr(Mirror, "_reserve", watched)
+    monkeypatch.setattr(Mirror, "refresh", watched)
     async with SQLiteStore(path, cache_bytes=cache_bytes) as store:
         turns = [turn(str(i), Scope(f"u{owner}")) for i, owner in enumerate(owners)]
         await store.add_turns(turns, list(rows), model=MODEL)
@@ -544,23 +336,3 @@ async def test_concurrent_first_searches_agree(path: Path) -> None:
             found = await asyncio.gather(*searches)
             await adding
             assert {len(texts) for texts in found} <= {500 + n, 501 + n}
-
-
-async def test_unfinished_jobs_are_found_without_the_others(path: Path) -> None:
-    """The plan of the listing of jobs goes through the index of those that are not done."""
-    asked: list[str] = []
-    async with SQLiteStore(path, readers=1) as store:
-        await store._threads.read(lambda conn: conn.set_trace_callback(asked.append))
-        await store.unfinished_jobs()
-        explained = "EXPLAIN QUERY PLAN " + next(sql for sql in asked if "claims" in sql)
-        plan = await store._threads.read(lambda conn: conn.execute(explained).fetchall())
-    assert "USING INDEX jobs_unfinished" in str(plan)
-
-
-async def test_listings_do_not_read_other_scopes(path: Path) -> None:
-    """The plan of a listing goes through the index of the scope."""
-    async with SQLiteStore(path) as store:
-        explained = "EXPLAIN QUERY PLAN" + _sqlite_reads.list_sql(_sqlite_reads.Filter(1, None, None))
-        values = (1, "turn", "fact", 9, "", 5)
-        plan = await store._threads.read(lambda conn: conn.execute(explained, values).fetchall())
-        assert "SEARCH memories USING INDEX memories_by_time (scope_id=?" in str(plan)

@@ -1,0 +1,35 @@
+"""Chroma in a folder, called as mem0 does: one record a call, and a filter."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import chromadb
+import numpy as np
+
+from benchmarks.store_case import LIMIT
+from benchmarks.store_peers import PATH, Peer, compare, payload_of
+from benchmarks.vectors import Numbers
+from ollama_async_mem.records import Turn
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Peer]:
+    """The client and its collection."""
+    settings = chromadb.Settings(anonymized_telemetry=False)
+    client = chromadb.PersistentClient(str(PATH), settings=settings)
+    collection = client.get_or_create_collection("memories", embedding_function=None)
+
+    async def insert(turn: Turn, vector: list[float]) -> None:
+        collection.add(ids=[turn.id], embeddings=[vector], metadatas=[payload_of(turn)])
+
+    async def search(user: int, vector: list[float]) -> Numbers:
+        where = {"user_id": {"$eq": f"user-{user}"}}
+        found = collection.query(query_embeddings=[vector], where=where, n_results=LIMIT)
+        return np.array([UUID(row).int for row in found["ids"][0]])
+
+    yield Peer(insert, search)
+
+
+asyncio.run(compare(opened, np.ndarray.tolist))

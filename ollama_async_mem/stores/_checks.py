@@ -1,0 +1,67 @@
+"""What every store checks of a call, and how it writes cursors. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+
+import msgspec
+
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch
+from ollama_async_mem.records import Kind, Sort
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ollama_async_mem.records import EmbeddingSpace
+
+T = TypeVar("T")
+MAX_LIMIT = 1 << 53
+
+__all__ = ["check", "decode_cursor", "encode_cursor", "require_space"]
+
+
+def check(kinds: Sequence[Kind], limit: int = 1, sort: Sort = "-at") -> None:
+    """Check what a caller asks for.
+
+    Raises:
+        ConfigError: a kind or the sort is unknown, or the limit is below 1 or beyond what databases count.
+    """
+    if sort not in get_args(Sort):
+        raise ConfigError(f"unknown sort {sort!r}; allowed: {', '.join(get_args(Sort))}")
+    if unknown := set(kinds) - set(get_args(Kind)):
+        raise ConfigError(f"unknown kinds {sorted(unknown)}; allowed: {', '.join(get_args(Kind))}")
+    if not 1 <= limit <= MAX_LIMIT:
+        raise ConfigError(f"limit must be at least 1 and at most {MAX_LIMIT:,}, got {limit}")
+
+
+def require_space(bound: EmbeddingSpace, space: EmbeddingSpace, where: str) -> None:
+    """Check that vectors of a space can be compared with those of the store.
+
+    Raises:
+        EmbeddingMismatch: they are of another model or dimension.
+    """
+    if bound != space:
+        expected, got = (f"{s.model} with {s.dimension} dimensions" for s in (bound, space))
+        raise EmbeddingMismatch(expected=expected, got=got, where=f"the store {where}")
+
+
+def encode_cursor(listing: str, place: Sequence[int | str]) -> str:
+    """A place in a listing as text."""
+    return base64.urlsafe_b64encode(msgspec.json.encode((listing, *place))).decode()
+
+
+def decode_cursor(cursor: str, listing: str, kind: type[T]) -> T:
+    """The name of the listing and the place.
+
+    Raises:
+        ConfigError: no page of this listing had such a cursor.
+    """
+    try:
+        found: Any = msgspec.json.decode(base64.b64decode(cursor, b"-_", validate=True), type=kind)
+    except (msgspec.MsgspecError, binascii.Error, ValueError, TypeError) as exc:
+        raise ConfigError(f"the cursor {cursor!r:.200} is not one that a page of this listing had") from exc
+    if found[0] != listing:
+        raise ConfigError(f"the cursor {cursor!r:.200} is of another listing, {found[0]!r:.20}, not of {listing!r}")
+    return cast("T", found)

@@ -1,0 +1,232 @@
+"""Writing memories with their vectors, keyword index and events. Each function runs inside one transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from msgspec import UNSET, to_builtins
+
+from ollama_async_mem.errors import RecordNotFound, StoreError
+from ollama_async_mem.records import EmbeddingSpace, Turn
+
+from ._checks import require_space
+from ._json import write_json
+from ._postgres_events import insert_events
+from ._postgres_filters import Values
+from ._postgres_reads import read_space
+from ._postgres_rows import (
+    COLUMNS,
+    INSERT,
+    as_memory,
+    in_utc,
+    metadata_or_none,
+    pack,
+    terms_of,
+    write_or_none,
+    written_scope,
+)
+from ._postgres_selection import selection_sql
+from ._postgres_text import write
+from ._text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from ollama_async_mem.ports import Vector
+    from ollama_async_mem.records import Change, MemoryRecord, Selection, StoredJob, Supersession
+
+    from ._postgres_events import Why
+    from ._postgres_groups import Addition
+    from ._postgres_pool import Connection
+
+__all__ = ["add", "bind_space", "delete", "delete_all", "insert", "purge_expired", "supersede", "update"]
+
+BATCH_ROWS = 10_000
+
+
+async def bind_space(conn: Connection, space: EmbeddingSpace, where: str) -> None:
+    """Check that vectors fit those that are there; the first ones decide, for good.
+
+    Raises:
+        EmbeddingMismatch: the store holds vectors of another space.
+    """
+    sql = "INSERT INTO meta (key, value) VALUES ('embedding_space', $1) ON CONFLICT DO NOTHING"
+    bound = await read_space(conn)
+    if bound is None:
+        await conn.execute(sql, write_json(to_builtins(space)))  # waits for another that does the same
+        bound = await read_space(conn) or space
+    require_space(bound, space, where)
+
+
+async def insert(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Store memories as `insertions` made them.
+
+    Raises:
+        StoreError: an id is taken.
+    """
+    try:
+        await conn.executemany(INSERT, rows)
+    except asyncpg.UniqueViolationError as exc:
+        raise StoreError(f"a memory with this id is already stored: {exc.detail}") from exc
+
+
+async def add(conn: Connection, additions: Sequence[Addition], *, bound: EmbeddingSpace | None, where: str) -> None:
+    """Store additions, all of them; `bound` is the space of the store's vectors, if it is known.
+
+    Raises:
+        EmbeddingMismatch: the store holds vectors of another space.
+        StoreError: an id is taken.
+    """
+    for space in {addition.space for addition in additions} - {bound}:
+        await bind_space(conn, space, where)
+    await insert(conn, [row for addition in additions for row in addition.rows])
+    await queue(conn, [addition.job for addition in additions if addition.job is not None])
+
+
+async def update(
+    conn: Connection,
+    memory_id: str,
+    change: Change,
+    vector: Vector | None,
+    *,
+    model: str,
+    why: Why,
+    where: str,
+) -> MemoryRecord:
+    """Change a memory and note it; returns it as it is now. `vector` has length one.
+
+    Raises:
+        RecordNotFound: there is none with this id.
+        EmbeddingMismatch: the store holds vectors of another model or dimension.
+        StoreError: a new text came without a vector, or a value cannot be stored.
+    """
+    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM memories WHERE id = $1 FOR NO KEY UPDATE", write(memory_id))  # noqa: S608 - column names only
+    if row is None:
+        raise RecordNotFound(memory_id)
+    before = as_memory(row)
+    if change.text is not UNSET and vector is None:
+        raise StoreError("a new text needs its vector, or it would be found by the meaning of the old one")
+    if vector is not None:
+        await bind_space(conn, EmbeddingSpace(model, vector.size), where)
+    embedding = None if vector is None else pack(vector)
+    changed = await conn.fetchrow(_UPDATE, row["user_id"], row["id"], *_columns(before, change), embedding)
+    new = None if change.text is UNSET else clean(change.text)
+    old = None if new is None else before.text
+    await insert_events(conn, [(row["user_id"], why.event(memory_id, "updated", old=old, new=new))])
+    return as_memory(changed)
+
+
+_UPDATE = f"""
+UPDATE memories SET text = $3, metadata = $4, expires_at = $5, words = $6, terms = to_tsvector('words', $7),
+  embedding = coalesce($8, embedding)
+WHERE user_id = $1 AND id = $2 RETURNING {COLUMNS}
+"""  # noqa: S608 - column names only
+
+
+def _columns(before: MemoryRecord, change: Change) -> tuple[Any, ...]:
+    """The text, metadata, expiry and indexed words of a memory that changes."""
+    text = before.text if change.text is UNSET else clean(change.text)
+    expires_at = before.expires_at if change.expires_at is UNSET else change.expires_at
+    new = {} if change.metadata is UNSET else change.metadata
+    metadata = {k: v for k, v in (before.metadata | new).items() if k not in new or v is not None}
+    terms = terms_of(text, before.speaker if isinstance(before, Turn) else None)
+    return write(text), metadata_or_none(metadata), expires_at and in_utc(expires_at), *terms
+
+
+async def queue(conn: Connection, jobs: Sequence[StoredJob]) -> None:
+    """Store jobs that are not there yet."""
+    if jobs:
+        await conn.executemany(_QUEUE, [_job_columns(job) for job in jobs])
+
+
+_QUEUE = """
+INSERT INTO jobs (user_id, agent_id, run_id, id, turn_ids, state, claims, last_error)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+"""
+
+
+def _job_columns(job: StoredJob) -> tuple[Any, ...]:
+    turn_ids = [write(turn_id) for turn_id in job.turn_ids]
+    return (*written_scope(job.scope), write(job.id), turn_ids, job.state, job.attempts, write_or_none(job.error))
+
+
+async def supersede(
+    conn: Connection, supersessions: Sequence[Supersession], why: Why, *, skip_missing: bool = False
+) -> None:
+    """End facts and note it; one that ended earlier is left as it is.
+
+    They are locked in the order of their ids, as by all who lock several: so nobody waits for each other.
+
+    Raises:
+        RecordNotFound: there is no fact with one of these ids, and those are not to be skipped.
+    """
+    for said in sorted(supersessions, key=lambda said: said.fact_id):
+        user = await conn.fetchval(_SUPERSEDE, write(said.fact_id), in_utc(said.valid_to))
+        if user is not None:
+            event = why._replace(cause=said.cause).event(said.fact_id, "superseded", by=said.by)
+            await insert_events(conn, [(user, event)])
+        elif not skip_missing and not await conn.fetchval(_IS_FACT, write(said.fact_id)):
+            raise RecordNotFound(said.fact_id)
+
+
+_IS_FACT = "SELECT TRUE FROM memories WHERE id = $1 AND kind = 'fact'"
+_SUPERSEDE = """
+UPDATE memories SET valid_to = $2 WHERE id = $1 AND kind = 'fact' AND (valid_to IS NULL OR valid_to > $2)
+RETURNING user_id
+"""
+
+
+async def delete(conn: Connection, memory_id: str, why: Why) -> None:
+    """Destroy a memory.
+
+    Raises:
+        RecordNotFound: there is none with this id.
+    """
+    if not await _destroy(conn, "memories.id = $1", [write(memory_id)], why):
+        raise RecordNotFound(memory_id)
+
+
+async def delete_all(conn: Connection, selection: Selection, why: Why) -> int:
+    """Destroy the memories of a selection; returns how many there were."""
+    values = Values()
+    return await _destroy(conn, selection_sql(selection, values, why.now), values, why)
+
+
+async def purge_expired(conn: Connection, now: datetime, why: Why) -> int:
+    """Destroy the memories that expired by a time; returns how many there were."""
+    return await _destroy(conn, "memories.expires_at <= $1", [in_utc(now)], why)
+
+
+async def _destroy(conn: Connection, condition: str, values: Sequence[Any], why: Why) -> int:
+    """Destroy memories in batches: facts first, so that none is changed for the sake of a turn and then destroyed."""
+    count, last = 0, f"${len(values) + 1}::text"
+    for kind in ("fact", "turn"):
+        sql = f"""
+            SELECT id FROM memories WHERE {condition} AND kind = '{kind}' AND ({last} IS NULL OR id > {last})
+            ORDER BY id LIMIT {BATCH_ROWS} FOR UPDATE
+        """  # noqa: S608 - column names and slots only
+        ids: list[str | None] = [None]
+        while ids:
+            ids = [row[0] for row in await conn.fetch(sql, *values, ids[-1])]
+            count += len(ids)
+            if ids:
+                await conn.execute(_FORGET_IN_JOBS, ids)
+                await conn.execute(_DESTROY, ids, *why.columns)
+                await conn.execute(_FORGET_IN_FACTS, ids)  # by itself: it sees facts that came while the turns went
+    return count
+
+
+_OTHERS = "ARRAY(SELECT id FROM unnest(turn_ids) WITH ORDINALITY AS t (id, n) WHERE id <> ALL ($1) ORDER BY n)"
+_FORGET_IN_JOBS = f"UPDATE jobs SET turn_ids = {_OTHERS} WHERE turn_ids && $1"  # noqa: S608 - from above
+_FORGET_IN_FACTS = f"UPDATE memories SET turn_ids = {_OTHERS} WHERE turn_ids && $1"  # noqa: S608 - from above
+_DESTROY = """
+WITH gone AS (
+  DELETE FROM memories WHERE id = ANY ($1) RETURNING user_id, id, seq, created_at
+), blank AS (
+  UPDATE events SET old = NULL, new = NULL FROM gone WHERE events.user_id = gone.user_id AND memory_id = gone.id
+)
+INSERT INTO events (user_id, memory_id, kind, at, added_at, actor, cause)
+SELECT user_id, id, 'deleted', $2, created_at, $3, $4 FROM gone ORDER BY seq
+"""

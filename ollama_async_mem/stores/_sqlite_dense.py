@@ -1,0 +1,185 @@
+"""Dense search: exact in a small scope; in a large one codes choose the rows that are scored exactly.
+
+What is not meant is left out before the best are chosen, so a filter never makes a search find too few.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ollama_async_mem.records import EmbeddingSpace
+
+from . import _sqlite_blocks as blocks
+from . import _sqlite_codes as codes
+from ._checks import require_space
+from ._sqlite_blocks import Meant
+from ._sqlite_matrices import Vectors, stamp_of
+from ._sqlite_rows import candidates, read_space
+from ._sqlite_selection import resolve, selection_sql
+from ._sqlite_values import micros
+from ._vectors import nearest, nearest_codes, sign_bits, sign_scores, unit
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from ollama_async_mem.ports import Vector
+    from ollama_async_mem.records import Candidate, Selection
+
+    from ._sqlite_blocks import Block
+    from ._sqlite_matrices import MatrixCache, Mirror, Stamp
+    from ._sqlite_selection import ScopeKeys
+    from ._vectors import Codes, Ids, Mask
+
+__all__ = ["dense_candidates"]
+
+Scored: TypeAlias = list[tuple[int, float]]
+
+
+class Search(NamedTuple):
+    """What is searched for, and where."""
+
+    conn: sqlite3.Connection
+    cache: MatrixCache
+    selection: Selection
+    query: Vector
+    space: EmbeddingSpace
+    limit: int
+    now: datetime
+    where: str
+
+
+def dense_candidates(
+    conn: sqlite3.Connection,
+    cache: MatrixCache,
+    selection: Selection,
+    vector: Vector,
+    *,
+    model: str,
+    limit: int,
+    now: datetime,
+    where: str,
+) -> list[Candidate]:
+    """Return the memories nearest to a vector of any length, scored by cosine.
+
+    It must be the first to read in its snapshot.
+
+    Raises:
+        EmbeddingMismatch: the store holds vectors of another model or dimension.
+        StoreError: the vector has no direction.
+    """
+    query = unit(vector)
+    search = Search(conn, cache, selection, query, EmbeddingSpace(model, query.size), limit, now, where)
+    mirror = cache.vectors(selection.scope)
+    found = None if mirror.is_large else _among_vectors(search, mirror)
+    if found is None:
+        found = _among_codes(search, mirror)
+    return candidates(conn, found)
+
+
+def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> Scored | None:
+    """Compare with each vector of a scope; None: it has too many."""
+    with mirror.lock:
+        stamp = stamp_of(search.conn)
+        keys = _keys(search)
+        if keys is None:
+            return []
+        source = Vectors(keys, search.query.size)
+        if mirror.source is None:
+            mirror.is_large = source.count_rows(search.conn, codes.EXACT_ROWS + 1) > codes.EXACT_ROWS
+        if mirror.is_large:
+            return None
+        held, _ = search.cache.held(mirror, search.conn, stamp, source)
+        if mirror.rows > codes.EXACT_ROWS:
+            mirror.is_large = True
+            mirror.clear()
+    meant = _meant(search, None)
+    return nearest(((block.seqs, block.data, meant.mask(block)) for block in held), search.query, search.limit)
+
+
+def _among_codes(search: Search, mirror: Mirror[Vectors]) -> Scored:
+    """Compare with the vectors of those rows whose codes are nearest."""
+    shared = search.cache.codes()
+    with shared.lock:
+        stamp = _new_snapshot(search.conn)
+        keys, coding = _keys(search), codes.read_coding(search.conn)
+        if keys is None:
+            return []
+        if coding is not None:
+            held, source = search.cache.held(shared, search.conn, stamp, coding)
+    if coding is None:
+        return _scan(search)
+    listed, scored = coding.room(search.limit)
+    code, meant = sign_bits(search.query[None], source.mean)[0], _meant(search, keys)
+    seqs, rows = nearest_codes(_masked(held, meant), code, listed)
+    if seqs.size < listed and meant.seqs is None and meant.facts is None:
+        mirror.is_large = False  # it shrank
+    best = np.argsort(-sign_scores(rows, search.query, source.mean), kind="stable")[:scored]
+    chosen = blocks.read_vectors(search.conn, seqs[best], search.query.size)
+    return nearest(chosen, search.query, search.limit)
+
+
+def _masked(held: Iterable[Block], meant: Meant) -> Iterator[tuple[Ids, Codes, Mask | None]]:
+    """The codes with their masks; where few rows are meant, only these."""
+    for block in held:
+        mask = meant.mask(block)
+        if mask is None or np.count_nonzero(mask) > mask.size // 8:
+            yield block.seqs, block.data, mask
+        elif mask.any():
+            yield block.seqs[mask], block.data[mask], None
+
+
+def _scan(search: Search) -> Scored:
+    """Compare with each vector in the file, for a store whose codes are still to be made."""
+    condition, values = selection_sql(search.conn, search.selection, search.now) or ("FALSE", [])
+    ordered = f"memories.seq IN (SELECT seq FROM memories WHERE {condition})"  # noqa: S608 - no text of others
+    rows = blocks.read_rows(search.conn, ordered, values, search.query.size)
+    return nearest(((block.seqs, block.data, None) for block in rows), search.query, search.limit)
+
+
+def _keys(search: Search) -> ScopeKeys | None:
+    """The scope as the store knows it; None where nothing can be found.
+
+    Raises:
+        EmbeddingMismatch: the store holds vectors of another model or dimension.
+    """
+    space = read_space(search.conn)
+    if space is None:
+        return None
+    require_space(space, search.space, search.where)
+    return resolve(search.conn, search.selection.scope) if search.selection.kinds else None
+
+
+def _meant(search: Search, keys: ScopeKeys | None) -> Meant:
+    """Which rows are meant: of a mirror of the scope, or with `keys` of the whole store."""
+    selection = search.selection
+    if selection.where is not None:
+        condition, values = selection_sql(search.conn, selection, search.now) or ("FALSE", [])
+        found = search.conn.execute(f"SELECT seq FROM memories WHERE {condition}", values)  # noqa: S608 - no text of others
+        return Meant(seqs=blocks.sorted_seqs(found))
+    as_of = None if selection.as_of is None or selection.everything else micros(selection.as_of)
+    return Meant(
+        scopes=None if keys is None else _scope_mask(search.conn, keys),
+        facts="fact" in selection.kinds if len(set(selection.kinds)) == 1 else None,
+        holding_at=None if selection.everything else micros(search.now) if as_of is None else as_of,
+        said_by=as_of,
+    )
+
+
+def _scope_mask(conn: sqlite3.Connection, keys: ScopeKeys) -> Mask | None:
+    """Which rows of `scopes` are of a scope; None is all."""
+    (last,) = conn.execute("SELECT max(id) FROM scopes").fetchone()
+    rows = conn.execute(f"SELECT id FROM scopes WHERE {keys.sql('id')}", keys.keys)  # noqa: S608 - column names only
+    mask = np.zeros(last + 1, np.bool_)
+    mask[[0, *(scope_id for (scope_id,) in rows)]] = True  # there is no scope 0
+    return None if mask.all() else mask
+
+
+def _new_snapshot(conn: sqlite3.Connection) -> Stamp:
+    """Leave the snapshot for one that no mirror is newer than."""
+    conn.execute("ROLLBACK")
+    conn.execute("BEGIN")
+    return stamp_of(conn)

@@ -1,0 +1,394 @@
+"""What a store does, in plain Python: a dict that is looked through from end to end.
+
+It is neither fast nor durable, and what a store refuses because it could not keep it, it does not know.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal, Self
+
+import msgspec
+import numpy as np
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from ollama_async_mem.errors import RecordNotFound, StoreError
+from ollama_async_mem.records import (
+    Candidate,
+    Counts,
+    EmbeddingSpace,
+    Event,
+    Fact,
+    Job,
+    JobStatus,
+    Page,
+    Scope,
+    ScopeCounts,
+    Selection,
+    Statistics,
+    StoredJob,
+    StoredMemory,
+    Supersession,
+    Turn,
+    new_id,
+)
+from stores.meaning import place_of, selected, spoken, within
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterable, Sequence
+
+    from ollama_async_mem.ports import Vector
+    from ollama_async_mem.records import Change, MemoryRecord, Sort
+
+__all__ = ["ModelStore"]
+
+
+class Row(msgspec.Struct):
+    """A memory, its vector, and what happened to it since it was added. A higher `seq` was stored later."""
+
+    seq: int
+    memory: MemoryRecord
+    vector: Vector
+    events: list[Event]
+
+
+class Task(msgspec.Struct):
+    """A job; `due` is when it may be claimed, `claim` the number of the last claim, which may have ended."""
+
+    id: str
+    scope: Scope
+    turn_ids: list[str]
+    state: Literal["queued", "dead"] = "queued"
+    attempts: int = 0
+    due: datetime | None = None
+    claim: int = 0
+    is_held: bool = False
+    error: str | None = None
+
+    @property
+    def status(self) -> JobStatus:
+        due = None if self.state == "dead" else self.due
+        return JobStatus(
+            id=self.id, scope=self.scope, state=self.state, attempts=self.attempts, due_at=due, error=self.error
+        )
+
+
+class ModelStore:
+    """All memories in a dict. `job_id` is the id of the next job, where a test wants it to be that of another store."""
+
+    location = "a dict"
+
+    def __init__(self) -> None:
+        self.job_id: str | None = None
+        self._rows: dict[str, Row] = {}
+        self._past: dict[str, list[Event]] = {}
+        self._jobs: dict[str, Task] = {}
+        self._finished: set[str] = set()
+        self._seq = 0
+        self._space: EmbeddingSpace | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def embedding_space(self) -> EmbeddingSpace | None:
+        return self._space
+
+    async def add_turns(
+        self, turns: Sequence[Turn], vectors: Sequence[Vector], *, model: str, extract: bool = False
+    ) -> str | None:
+        self._insert(turns, [unit(vector) for vector in vectors], model)
+        if not (extract and turns):
+            return None
+        job = Task(self.job_id or new_id(), turns[0].scope, [turn.id for turn in turns])
+        self._jobs[job.id] = job
+        return job.id
+
+    def _insert(self, memories: Sequence[MemoryRecord], vectors: Sequence[Vector], model: str) -> None:
+        if len({memory.id for memory in memories} - self._rows.keys()) < len(memories):
+            raise StoreError("an id is taken")
+        for memory, vector in zip(memories, vectors, strict=True):
+            self._space = EmbeddingSpace(model, vector.size)
+            self._seq += 1
+            self._rows[memory.id] = Row(self._seq, self._linked(memory), vector, [])
+
+    def _linked(self, memory: MemoryRecord) -> MemoryRecord:
+        """A memory without the turns that are not there."""
+        return replace(memory, turn_ids=self._present(memory.turn_ids)) if isinstance(memory, Fact) else memory
+
+    def _present(self, turn_ids: Iterable[str]) -> tuple[str, ...]:
+        return tuple(t for t in turn_ids if t in self._rows and self._rows[t].memory.kind == "turn")
+
+    async def update(
+        self,
+        memory_id: str,
+        change: Change,
+        *,
+        vector: Vector | None = None,
+        model: str = "",
+        actor: str | None = None,
+        cause: str | None = None,
+    ) -> MemoryRecord:
+        row = self._row(memory_id)
+        event = Event(memory_id=memory_id, kind="updated", at=datetime.now(UTC), actor=actor, cause=cause)
+        if change.text is not UNSET:
+            if vector is None:
+                raise StoreError("a new text came without a vector")
+            event = replace(event, old=row.memory.text, new=change.text)
+            row.memory = replace(row.memory, text=change.text)
+        if vector is not None:
+            row.vector = unit(vector)
+        if change.metadata is not UNSET:
+            kept = {key: value for key, value in row.memory.metadata.items() if key not in change.metadata}
+            added = {key: value for key, value in change.metadata.items() if value is not None}
+            row.memory = replace(row.memory, metadata=kept | added)
+        if change.expires_at is not UNSET:
+            row.memory = replace(row.memory, expires_at=change.expires_at)
+        row.events.append(event)
+        return row.memory
+
+    def _row(self, memory_id: str) -> Row:
+        if memory_id not in self._rows:
+            raise RecordNotFound(memory_id)
+        return self._rows[memory_id]
+
+    async def supersede(self, supersessions: Sequence[Supersession], *, actor: str | None = None) -> None:
+        for said in supersessions:
+            if not isinstance(self._row(said.fact_id).memory, Fact):
+                raise RecordNotFound(said.fact_id)
+        for said in supersessions:
+            self._end(said, actor)
+
+    def _end(self, said: Supersession, actor: str | None = None) -> None:
+        row = self._rows.get(said.fact_id)
+        if row is None or not isinstance(row.memory, Fact):
+            return
+        if row.memory.valid_to is None or row.memory.valid_to > said.valid_to:
+            row.memory = replace(row.memory, valid_to=said.valid_to)
+            event = Event(memory_id=said.fact_id, kind="superseded", at=datetime.now(UTC), actor=actor)
+            row.events.append(replace(event, cause=said.cause, by=said.by))
+
+    async def delete(self, memory_id: str, *, actor: str | None = None, cause: str | None = None) -> None:
+        self._destroy(self._row(memory_id), actor, cause)
+
+    def _destroy(self, row: Row, actor: str | None, cause: str | None) -> None:
+        gone = row.memory.id
+        del self._rows[gone]
+        added = Event(memory_id=gone, kind="added", at=row.memory.created_at)
+        deleted = Event(memory_id=gone, kind="deleted", at=datetime.now(UTC), actor=actor, cause=cause)
+        blanked = [replace(event, old=None, new=None) for event in row.events]
+        self._past[gone] = [*self._past.get(gone, []), added, *blanked, deleted]
+        for job in self._jobs.values():
+            job.turn_ids = [turn_id for turn_id in job.turn_ids if turn_id != gone]
+        for other in self._rows.values():
+            if isinstance(other.memory, Fact):
+                left = tuple(turn_id for turn_id in other.memory.turn_ids if turn_id != gone)
+                other.memory = replace(other.memory, turn_ids=left)
+
+    async def delete_all(self, selection: Selection, *, actor: str | None = None, cause: str | None = None) -> int:
+        doomed = self._selected(selection)
+        for row in doomed:
+            self._destroy(row, actor, cause)
+        return len(doomed)
+
+    def _selected(self, selection: Selection) -> builtins.list[Row]:
+        now = datetime.now(UTC)
+        return [row for row in self._rows.values() if selected(row.memory, selection, now)]
+
+    async def purge_expired(self, *, now: datetime) -> int:
+        doomed = [row for row in self._rows.values() if row.memory.expires_at and row.memory.expires_at <= now]
+        for row in doomed:
+            self._destroy(row, None, "expired")
+        return len(doomed)
+
+    async def dense_candidates(
+        self, selection: Selection, vector: Vector, *, model: str, limit: int
+    ) -> builtins.list[Candidate]:
+        query = unit(vector)
+        return best([(row.memory, float(row.vector @ query)) for row in self._selected(selection)], limit)
+
+    async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> builtins.list[Candidate]:
+        rows, words = self._selected(selection), set(query.lower().split())
+        shared = [(row.memory, float(len(words & set(spoken(row.memory).lower().split())))) for row in rows]
+        return best([(memory, score) for memory, score in shared if score], limit)
+
+    async def get(self, memory_id: str) -> MemoryRecord:
+        return self._row(memory_id).memory
+
+    async def get_many(self, memory_ids: Sequence[str]) -> builtins.list[MemoryRecord]:
+        return [self._rows[memory_id].memory for memory_id in memory_ids if memory_id in self._rows]
+
+    async def list(self, selection: Selection, *, limit: int, cursor: str | None = None, sort: Sort = "-at") -> Page:
+        name, descending = sort.removeprefix("-"), sort.startswith("-")
+        memories = [row.memory for row in self._selected(selection)]
+        memories.sort(key=lambda memory: (getattr(memory, name), memory.id), reverse=descending)
+        start = int(cursor or 0)
+        more = str(start + limit) if len(memories) > start + limit else None
+        return Page(tuple(memories[start : start + limit]), more)
+
+    async def neighbours(self, turn_id: str, *, before: int = 1, after: int = 1) -> builtins.list[Turn]:
+        turn, now = self._row(turn_id).memory, datetime.now(UTC)
+        if not isinstance(turn, Turn):
+            raise RecordNotFound(turn_id)
+        turns = [row.memory for row in self._rows.values() if isinstance(row.memory, Turn)]
+        near = [
+            t for t in turns if t.scope == turn.scope and (t.id == turn_id or not t.expires_at or t.expires_at > now)
+        ]
+        near.sort(key=lambda t: (t.at, t.id))
+        place = [t.id for t in near].index(turn_id)
+        return near[max(place - before, 0) : place] + near[place + 1 : place + 1 + after]
+
+    async def history(self, memory_id: str) -> builtins.list[Event]:
+        past = self._past.get(memory_id, [])
+        if memory_id not in self._rows and not past:
+            raise RecordNotFound(memory_id)
+        if (row := self._rows.get(memory_id)) is None:
+            return past
+        said = next((event.old for event in row.events if event.old is not None), row.memory.text)
+        added = Event(memory_id=memory_id, kind="added", at=row.memory.created_at, new=said)
+        return [*past, added, *row.events]
+
+    async def counts(self, scope: Scope) -> Counts:
+        return Counts(*numbers(row.memory for row in self._rows.values() if within(row.memory.scope, scope)))
+
+    async def scopes(self, scope: Scope, *, limit: int, after: Scope | None = None) -> builtins.list[ScopeCounts]:
+        memories = [row.memory for row in self._rows.values() if within(row.memory.scope, scope)]
+        found = sorted({memory.scope for memory in memories}, key=place_of)
+        groups = {scope: [memory for memory in memories if memory.scope == scope] for scope in found}
+        told = [ScopeCounts(scope, *numbers(them), max(m.at for m in them)) for scope, them in groups.items()]
+        return [counts for counts in told if after is None or place_of(counts.scope) > place_of(after)][:limit]
+
+    async def statistics(self) -> Statistics:
+        now, memories = datetime.now(UTC), [row.memory for row in self._rows.values()]
+        turns, facts = numbers(memories)
+        states = [job.state for job in self._jobs.values()]
+        return Statistics(
+            turns=turns,
+            facts=facts,
+            superseded=sum(m.valid_to is not None and m.valid_to <= now for m in memories if isinstance(m, Fact)),
+            expired=sum(m.expires_at is not None and m.expires_at <= now for m in memories),
+            scopes=len({memory.scope for memory in memories}),
+            jobs_queued=states.count("queued"),
+            jobs_dead=states.count("dead"),
+            size_bytes=1,
+            schema_version=1,
+            space=self._space,
+        )
+
+    async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
+        for job in self._jobs.values():
+            if job.state == "queued" and (job.due is None or job.due <= now):
+                job.claim, job.attempts, job.due, job.is_held = job.claim + 1, job.attempts + 1, now + lease, True
+                return Job(
+                    id=job.id, scope=job.scope, turn_ids=tuple(job.turn_ids), attempts=job.attempts, claim=job.claim
+                )
+        return None
+
+    def _held(self, job: Job) -> Task | None:
+        if job.id not in self._jobs and job.id not in self._finished:
+            raise StoreError(f"no job has the id {job.id!r}")
+        held = self._jobs.get(job.id)
+        return held if held and held.is_held and held.claim == job.claim else None
+
+    async def finish_job(
+        self,
+        job: Job,
+        facts: Sequence[Fact],
+        vectors: Sequence[Vector],
+        *,
+        model: str,
+        superseded: Sequence[Supersession] = (),
+    ) -> None:
+        if self._held(job) is None:
+            return
+        kept = [i for i, fact in enumerate(facts) if self._present(fact.turn_ids) or not fact.turn_ids]
+        self._insert([facts[i] for i in kept], [unit(vectors[i]) for i in kept], model)
+        skipped = {fact.id for fact in facts} - {facts[i].id for i in kept}
+        for said in superseded:
+            if said.by not in skipped:
+                self._end(said)
+        del self._jobs[job.id]
+        self._finished.add(job.id)
+
+    async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
+        if (held := self._held(job)) is not None:
+            held.state, held.error = "dead" if retry_at is None else "queued", error
+            held.due, held.is_held = retry_at, False
+
+    async def return_job(self, job: Job) -> None:
+        if (held := self._held(job)) is not None:
+            held.attempts, held.due, held.is_held = held.attempts - 1, None, False
+
+    async def revive_jobs(self) -> int:
+        dead = [job for job in self._jobs.values() if job.state == "dead"]
+        for job in dead:
+            job.state, job.attempts, job.due = "queued", 0, None
+        return len(dead)
+
+    async def pending_jobs(self) -> int:
+        return [job.state for job in self._jobs.values()].count("queued")
+
+    async def unfinished_jobs(self, *, limit: int = 100) -> builtins.list[JobStatus]:
+        return [job.status for job in self._jobs.values()][:limit]
+
+    async def job_status(self, job_id: str) -> JobStatus | None:
+        if job_id not in self._jobs and job_id not in self._finished:
+            raise StoreError(f"no job has the id {job_id!r}")
+        return self._jobs[job_id].status if job_id in self._jobs else None
+
+    async def dump(
+        self, scope: Scope, *, limit: int, cursor: str | None = None
+    ) -> tuple[builtins.list[StoredMemory], str | None]:
+        after = int(cursor or 0)
+        rows = [row for row in self._rows.values() if within(row.memory.scope, scope) and row.seq > after]
+        stored = [StoredMemory(memory=r.memory, vector=r.vector.tobytes(), events=tuple(r.events)) for r in rows]
+        return stored[:limit], str(rows[limit - 1].seq) if len(rows) > limit else None
+
+    async def dump_jobs(self, scope: Scope) -> builtins.list[StoredJob]:
+        jobs = [job for job in self._jobs.values() if within(job.scope, scope)]
+        return [msgspec.convert(job, StoredJob, from_attributes=True) for job in jobs]
+
+    async def load(
+        self, memories: Sequence[StoredMemory], jobs: Sequence[StoredJob] = (), *, space: EmbeddingSpace
+    ) -> int:
+        new = [stored for stored in memories if stored.memory.id not in self._rows]
+        vectors = [np.frombuffer(stored.vector, np.float32) for stored in new]
+        self._insert([stored.memory for stored in new], vectors, space.model)
+        for stored in new:
+            self._rows[stored.memory.id].events = [*stored.events]
+        drawn = {t for row in self._rows.values() if isinstance(row.memory, Fact) for t in row.memory.turn_ids}
+        for job in jobs:
+            turns = self._present(job.turn_ids)
+            if turns and drawn.isdisjoint(turns):
+                queued = msgspec.convert(job, Task, from_attributes=True)
+                self._jobs.setdefault(job.id, replace(queued, turn_ids=[*turns]))
+        return len(new)
+
+    async def backup(self, path: str) -> None:
+        raise StoreError("a dict is not backed up")
+
+    async def optimize(self) -> None:
+        pass
+
+    async def check(self) -> builtins.list[str]:
+        return []
+
+
+def unit(vector: Vector) -> Vector:
+    """A vector of length one."""
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+def best(scored: Iterable[tuple[MemoryRecord, float]], limit: int) -> list[Candidate]:
+    """The best memories by their score."""
+    return [Candidate(*pair) for pair in sorted(scored, key=lambda pair: -pair[1])[:limit]]
+
+
+def numbers(memories: Iterable[MemoryRecord]) -> tuple[int, int]:
+    """How many turns and facts there are."""
+    kinds = [memory.kind for memory in memories]
+    return kinds.count("turn"), kinds.count("fact")

@@ -1,0 +1,383 @@
+"""The queue of jobs in every store: claims with leases and fencing, what they bring, and those that are given up."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreError
+from ollama_async_mem.records import Counts, Job, JobStatus, Scope, Supersession
+from stores.samples import (
+    ALICE,
+    BOB,
+    LEASE,
+    LONG_AGO,
+    MODEL,
+    NO_JOB,
+    START,
+    about,
+    add,
+    axis,
+    claim,
+    everything,
+    fact,
+    found,
+    learn,
+    near,
+    turn,
+)
+
+if TYPE_CHECKING:
+    from stores.samples import MakeStore
+
+
+async def test_a_job_has_the_turns_it_was_queued_with(make_store: MakeStore) -> None:
+    """`add_turns` with `extract` queues one job: the turns in order, their scope, the first attempt."""
+    scope = Scope("alice", None, "run")
+    said = [turn("one", scope), turn("two", scope)]
+    async with make_store() as store:
+        job_id = await add(store, *said, extract=True)
+        assert await add(store, turn("three")) is None
+        assert await store.pending_jobs() == 1
+        job = await claim(store)
+        assert (job.id, job.scope, job.attempts) == (job_id, scope, 1)
+        assert job.turn_ids == (said[0].id, said[1].id)
+
+
+async def test_a_job_takes_turns_of_one_scope(make_store: MakeStore) -> None:
+    """Turns of two scopes cannot be extracted as one; nothing is stored."""
+    async with make_store() as store:
+        with pytest.raises(StoreError, match="scope"):
+            await add(store, turn("a"), turn("b", BOB), extract=True)
+        assert await store.counts(Scope()) == Counts(0, 0)
+        assert await store.pending_jobs() == 0
+
+
+async def test_jobs_come_oldest_first_and_to_one_claimant(make_store: MakeStore) -> None:
+    """Concurrent claims get different jobs, each once, and None when all are held."""
+    async with make_store() as store:
+        queued = [await add(store, turn(str(i)), extract=True) for i in range(5)]
+        claims = await asyncio.gather(*(store.claim_job(now=START, lease=LEASE) for _ in range(8)))
+        assert [job.id for job in claims if job] == queued
+        assert claims.count(None) == 3
+        assert await store.pending_jobs() == 5
+
+
+async def test_a_lease_that_ends_gives_the_job_back(make_store: MakeStore) -> None:
+    """A job that was claimed and neither finished nor released comes again after its lease, counted."""
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        first = await claim(store)
+        assert await store.claim_job(now=START + LEASE - timedelta(microseconds=1), lease=LEASE) is None
+        again = await claim(store, START + LEASE)
+        assert (again.id, again.attempts) == (first.id, 2)
+
+
+async def test_finishing_stores_facts_and_ends_the_job(make_store: MakeStore) -> None:
+    """Facts are found once their job is finished; finishing again changes nothing, whatever it brings."""
+    async with make_store() as store:
+        said = turn("I love peanuts")
+        await add(store, said, extract=True)
+        job = await claim(store)
+        known = fact("Alice loves peanuts", turn_ids=(said.id,))
+        for brought in (known, fact("Alice hates peanuts", turn_ids=(said.id,))):
+            await store.finish_job(job, [brought], [axis(0, 1)], model=MODEL)
+        assert await near(store, ALICE, axis(0, 1)) == [known.text, said.text]
+        assert sorted(await about(store, ALICE, "peanuts")) == sorted([known.text, said.text])
+        assert await store.get(known.id) == known
+        assert await store.pending_jobs() == 0
+        assert await store.claim_job(now=START + LEASE, lease=LEASE) is None
+        await store.release_job(job, error="too late", retry_at=START)
+        await store.return_job(job)
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_job_whose_facts_cannot_be_stored_stays(make_store: MakeStore) -> None:
+    """When one fact is refused none is stored and the job is not done."""
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        job = await claim(store)
+        facts = [fact("fine"), fact("lost")]
+        with pytest.raises(StoreError):
+            await store.finish_job(job, facts, [axis(1), axis(1) * 0], model=MODEL)
+        with pytest.raises(EmbeddingMismatch):
+            await store.finish_job(job, facts, [axis(1), axis(1)], model="other")
+        with pytest.raises(StoreError, match="2 facts came with 1 vectors"):
+            await store.finish_job(job, facts, [axis(1)], model=MODEL)
+        assert await store.counts(Scope()) == Counts(1, 0)
+        assert await store.pending_jobs() == 1
+        await store.finish_job(job, [], [], model=MODEL)
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_released_job_waits_for_its_time_or_is_given_up(make_store: MakeStore) -> None:
+    """A job comes again at `retry_at` and not before; with None it never does."""
+    later = START + timedelta(seconds=30)
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        await store.release_job(await claim(store), error="model away \ud800", retry_at=later)
+        assert await store.pending_jobs() == 1
+        assert await store.claim_job(now=START, lease=LEASE) is None
+        await store.release_job(await claim(store, later), error="hopeless", retry_at=None)
+        assert await store.claim_job(now=later + LEASE, lease=LEASE) is None
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_stale_claimant_changes_nothing(make_store: MakeStore) -> None:
+    """Whoever's job was claimed again can neither finish nor release it; the new claimant can."""
+    async with make_store() as store:
+        said = turn("I love peanuts")
+        await add(store, said, extract=True)
+        stale = await claim(store)
+        held = await claim(store, START + LEASE)
+        late, known = (fact(text, turn_ids=(said.id,)) for text in ("late", "known"))
+        await store.finish_job(stale, [late], [axis(1)], model=MODEL)
+        await store.release_job(stale, error="too late", retry_at=START)
+        await store.release_job(stale, error="too late", retry_at=None)
+        assert await store.counts(Scope()) == Counts(1, 0)
+        assert await store.pending_jobs() == 1
+        assert await store.claim_job(now=START + LEASE, lease=LEASE) is None  # the new lease was not ended
+        await store.finish_job(held, [known], [axis(1)], model=MODEL)
+        await store.finish_job(stale, [late], [axis(1)], model=MODEL)
+        assert sorted(await everything(store, ALICE)) == [said.text, known.text]
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_stale_claimant_does_not_undo_a_release(make_store: MakeStore) -> None:
+    """The time to try again that the new claimant has set is kept, and so is that it gave the job up."""
+    later = START + 5 * LEASE
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        stale = await claim(store)
+        await store.release_job(await claim(store, START + LEASE), error="model away", retry_at=later)
+        await store.release_job(stale, error="too late", retry_at=START)
+        await store.finish_job(stale, [fact("late")], [axis(1)], model=MODEL)
+        assert await store.claim_job(now=later - LEASE, lease=LEASE) is None
+        last = await claim(store, later)
+        assert last.attempts == 3
+        await store.release_job(last, error="hopeless", retry_at=None)
+        for job in (stale, last):
+            await store.release_job(job, error="too late", retry_at=START)
+            await store.finish_job(job, [fact("late")], [axis(1)], model=MODEL)
+        assert await store.claim_job(now=later + LEASE, lease=LEASE) is None
+        assert await store.counts(Scope()) == Counts(1, 0)
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_returned_job_is_due_at_once_and_not_counted(make_store: MakeStore) -> None:
+    """A job that was given back untouched can be claimed in the same moment, as if it had not been claimed."""
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        await store.release_job(await claim(store), error="model away", retry_at=START)
+        for _ in range(3):
+            job = await claim(store)
+            assert job.attempts == 2
+            await store.return_job(job)
+            (status,) = await store.unfinished_jobs()
+            assert (status.attempts, status.due_at, status.error) == (1, None, "model away")
+        await store.finish_job(await claim(store), [], [], model=MODEL)
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_returned_job_cannot_be_ended_by_who_returned_it(make_store: MakeStore) -> None:
+    """Giving back ends the claim for good, also when the next one counts as the same attempt."""
+    later = START + 5 * LEASE
+    async with make_store() as store:
+        said = turn()
+        await add(store, said, extract=True)
+        given = await claim(store)
+        await store.return_job(given)
+        held: Job | None = None
+        for _ in range(2):
+            await store.return_job(given)
+            await store.release_job(given, error="too late", retry_at=None)
+            await store.finish_job(given, [fact("late", turn_ids=(said.id,))], [axis(1)], model=MODEL)
+            assert await store.counts(Scope()) == Counts(1, 0)
+            held = held or await claim(store)
+            assert await store.claim_job(now=START, lease=LEASE) is None
+        assert held is not None
+        assert held.attempts == given.attempts
+        await store.release_job(held, error="model away", retry_at=later)
+        await store.return_job(held)  # the time to try again stays
+        assert await store.claim_job(now=later - LEASE, lease=LEASE) is None
+        assert (await claim(store, later)).attempts == 2
+
+
+async def test_a_return_gives_nobody_an_older_claim_back(make_store: MakeStore) -> None:
+    """Who was overtaken stays so when the one who overtook returns the job."""
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        stale = await claim(store)
+        await store.return_job(await claim(store, START + LEASE))
+        await store.release_job(stale, error="too late", retry_at=None)
+        assert await store.pending_jobs() == 1
+        assert (await claim(store)).attempts == 2
+
+
+async def test_unfinished_jobs_say_why_they_wait(make_store: MakeStore) -> None:
+    """Jobs that wait, are held, are put off and were given up are listed oldest first, those that are done are not."""
+    later = START + timedelta(hours=1)
+    async with make_store() as store:
+        scopes = [Scope(name) for name in ("done", "dead", "put off", "held", "new")]
+        ids = [str(await add(store, turn(scope=scope), extract=True)) for scope in scopes]
+        done, dead, put_off, _ = [await claim(store) for _ in range(4)]
+        await store.finish_job(done, [], [], model=MODEL)
+        await store.release_job(dead, error="hopeless \ud800", retry_at=None)
+        await store.release_job(put_off, error="model away", retry_at=later)
+        expected = [
+            JobStatus(id=ids[1], scope=scopes[1], state="dead", attempts=1, error="hopeless \ufffd"),
+            JobStatus(id=ids[2], scope=scopes[2], state="queued", attempts=1, due_at=later, error="model away"),
+            JobStatus(id=ids[3], scope=scopes[3], state="queued", attempts=1, due_at=START + LEASE),
+            JobStatus(id=ids[4], scope=scopes[4], state="queued", attempts=0),
+        ]
+        assert await store.unfinished_jobs() == expected
+        assert await store.unfinished_jobs(limit=2) == expected[:2]
+        assert [await store.job_status(job_id) for job_id in ids] == [None, *expected]
+        with pytest.raises(ConfigError, match="limit"):
+            await store.unfinished_jobs(limit=0)
+
+
+async def test_unknown_jobs_are_an_error(make_store: MakeStore) -> None:
+    """Finishing, releasing, returning or asking for a job that never was is a StoreError."""
+    async with make_store() as store:
+        with pytest.raises(StoreError, match="no job"):
+            await store.finish_job(NO_JOB, [], [], model=MODEL)
+        with pytest.raises(StoreError, match="no job"):
+            await store.release_job(NO_JOB, error="", retry_at=None)
+        with pytest.raises(StoreError, match="no job"):
+            await store.return_job(NO_JOB)
+        for unknown in ("nope", "\ud800"):
+            with pytest.raises(StoreError, match="no job"):
+                await store.job_status(unknown)
+
+
+async def test_deleted_turns_leave_their_job_and_bring_no_facts(make_store: MakeStore) -> None:
+    """A job comes without turns that were deleted, and a fact whose turns are all gone is not stored."""
+    said = [turn("secret"), turn("public")]
+    async with make_store() as store:
+        await add(store, *said, extract=True)
+        await store.delete(said[0].id)
+        job = await claim(store)
+        assert job.turn_ids == (said[1].id,)
+        facts = [
+            fact("a secret", turn_ids=(said[0].id,)),
+            fact("both", turn_ids=(said[0].id, said[1].id)),
+        ]
+        await store.finish_job(job, facts, [axis(1), axis(1)], model=MODEL)
+        assert sorted(await everything(store, ALICE)) == ["both", "public"]
+
+
+async def test_jobs_that_were_given_up_come_back_to_life(make_store: MakeStore) -> None:
+    """`revive_jobs` queues them in their old order, due at once and never tried; others are left as they are."""
+    later = START + 5 * LEASE
+    async with make_store() as store:
+        assert await store.revive_jobs() == 0
+        ids = [await add(store, turn(str(i)), extract=True) for i in range(4)]
+        for job in (dead := [await claim(store) for _ in range(2)]):
+            await store.release_job(job, error="hopeless", retry_at=None)
+        await store.release_job(await claim(store), error="model away", retry_at=later)
+        assert await store.revive_jobs() == 2
+        assert await store.revive_jobs() == 0
+        statuses = await store.unfinished_jobs()
+        assert [(status.state, status.attempts, status.due_at) for status in statuses] == [
+            ("queued", 0, None),
+            ("queued", 0, None),
+            ("queued", 1, later),
+            ("queued", 0, None),
+        ]
+        await store.finish_job(dead[0], [fact("late")], [axis(1)], model=MODEL)
+        revived = await claim(store)
+        assert (revived.id, revived.attempts) == (ids[0], 1)
+        await store.finish_job(dead[0], [fact("late")], [axis(1)], model=MODEL)
+        await store.release_job(dead[0], error="late", retry_at=None)
+        await store.return_job(dead[0])
+        assert await store.pending_jobs() == 4
+        await store.finish_job(revived, [fact("in time")], [axis(1)], model=MODEL)
+        assert (await store.counts(Scope())) == Counts(4, 1)
+        assert [(await claim(store)).id, (await claim(store)).id] == [ids[1], ids[3]]
+
+
+async def test_finishing_supersedes_facts(make_store: MakeStore) -> None:
+    """The facts that a job supersedes end with it, as `supersede` ends them; those that are gone are skipped."""
+    old, ended, gone = fact("peanut old"), fact("peanut ended", valid_to=LONG_AGO), fact("peanut gone")
+    new = fact("peanut new")
+    said = [
+        Supersession(fact_id=f.id, valid_to=START, by=new.id, cause="contradicted") for f in (old, ended, gone, old)
+    ]
+    async with make_store() as store:
+        await learn(store, old, ended, gone)
+        await store.delete(gone.id)
+        await add(store, turn("cashew"), extract=True)
+        job = await claim(store)
+        for _ in range(2):
+            await store.finish_job(job, [new], [axis(1)], model=MODEL, superseded=said)
+        assert await about(store, ALICE, "peanut") == ["peanut new"]
+        assert await store.get_many([old.id, ended.id]) == [replace(old, valid_to=START), ended]
+        (_, superseded) = await store.history(old.id)
+        assert (superseded.kind, superseded.by, superseded.cause) == ("superseded", new.id, "contradicted")
+        assert [event.kind for event in await store.history(gone.id)] == ["added", "deleted"]
+
+
+async def test_what_cannot_be_finished_supersedes_nothing(make_store: MakeStore) -> None:
+    """A stale claimant, and facts that cannot be stored, leave the others as they were."""
+    old = fact("peanut old")
+    said = [Supersession(fact_id=old.id, valid_to=LONG_AGO)]
+    async with make_store() as store:
+        await learn(store, old)
+        await add(store, turn("cashew"), extract=True)
+        stale = await claim(store)
+        job = await claim(store, START + LEASE)
+        await store.finish_job(stale, [], [], model=MODEL, superseded=said)
+        with pytest.raises(StoreError):
+            await store.finish_job(job, [fact("peanut", id=old.id)], [axis(1)], model=MODEL, superseded=said)
+        assert await store.get(old.id) == old
+        assert len(await store.history(old.id)) == 1
+        assert await store.pending_jobs() == 1
+        await store.finish_job(job, [], [], model=MODEL, superseded=said)
+        assert await store.get(old.id) == replace(old, valid_to=LONG_AGO)
+
+
+async def test_what_was_deleted_supersedes_nothing(make_store: MakeStore) -> None:
+    """A fact that is skipped, for its turns are gone, does not end the one that it would have superseded."""
+    said, old, secret = turn("secret"), fact("peanut old"), fact("peanut secret")
+    async with make_store() as store:
+        await learn(store, old)
+        await add(store, said, extract=True)
+        job = await claim(store)
+        await store.delete(said.id)
+        facts = [replace(secret, turn_ids=(said.id,)), fact("peanut other")]
+        ends = [Supersession(fact_id=old.id, valid_to=LONG_AGO, by=secret.id)]
+        await store.finish_job(job, facts, [axis(1), axis(1)], model=MODEL, superseded=ends)
+        assert await found(store) == ["peanut old", "peanut other"]
+        assert await store.get(old.id) == old
+
+
+async def test_a_job_without_turns_is_still_a_job(make_store: MakeStore) -> None:
+    """When all its turns were deleted, a job is handed out without any, and can be finished."""
+    said = [turn("a"), turn("b")]
+    async with make_store() as store:
+        job_id = await add(store, *said, extract=True)
+        for one in said:
+            await store.delete(one.id)
+        job = await claim(store)
+        assert (job.id, job.turn_ids, job.scope) == (job_id, (), ALICE)
+        await store.finish_job(job, [], [], model=MODEL)
+        assert await store.pending_jobs() == 0
+
+
+async def test_a_finished_job_is_known_to_be_so(make_store: MakeStore) -> None:
+    """However many jobs are finished, each is told from one that never was."""
+    async with make_store() as store:
+        ids = [str(await add(store, turn(str(i)), extract=True)) for i in range(30)]
+        for _ in ids[:-1]:
+            await store.finish_job(await claim(store), [], [], model=MODEL)
+        await store.optimize()
+        assert [await store.job_status(job_id) for job_id in ids[:-1]] == [None] * 29
+        (left,) = await store.unfinished_jobs()
+        assert left.id == ids[-1]
+        with pytest.raises(StoreError, match="no job"):
+            await store.job_status(ids[0][:-1])
