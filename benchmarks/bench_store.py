@@ -5,8 +5,10 @@ nothing. A search is for the nearest 10, by vectors that are not stored, in a pr
 the operating system has the file in its cache. `recall` is the share of what an exact search finds that was found.
 
 Vectors are drawn, but those of `real`, which are embeddings. A search of `users` is one by vector and one by words.
-`mixed` is four processes that search and one that adds, none with a pause, on the same data, and on those of `100k`. `inserts` are of one row each, from 64
-callers, of which the peers can have but one. PostgreSQL is the tests' own, or that of PG_DSN.
+`mixed` is four processes that search the data of `users`, or of `100k`, and one that adds to them, none with a pause.
+Inserts are durable, of one row each and from 64 callers, of which peers that cannot have them have one.
+
+PostgreSQL is the tests' own, or that of PG_DSN; memory and processor time beside it are its client's.
 """
 
 from __future__ import annotations

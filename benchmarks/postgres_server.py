@@ -1,7 +1,7 @@
-"""A PostgreSQL server for a run: prints its URL, and ends when its input does. PG_DSN names one that is there.
+"""A PostgreSQL server for a run: prints its URL, and ends when its input does.
 
-The server is the one of the tests, with more memory. Run with the folder of the tests in PYTHONPATH. Of a server that
-is not ours the schemas are dropped whose names begin with the argument.
+It is the one of the tests, with more memory, so their folder must be in PYTHONPATH. Where PG_DSN names another one, that
+is printed, and at the end its schemas are dropped whose names begin with the argument.
 """
 
 import asyncio
@@ -29,6 +29,6 @@ async def drop_schemas(url: str, prefix: str) -> None:
 
 with ExitStack() as stack:
     url = os.environ.get("PG_DSN") or stack.enter_context(Server(**SETTINGS)).url()
-    print(json.dumps({"url": url}), flush=True)
+    print(json.dumps({"url": "PG_DSN" if "PG_DSN" in os.environ else url}), flush=True)
     sys.stdin.read()
     asyncio.run(drop_schemas(url, sys.argv[1]))

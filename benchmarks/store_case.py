@@ -6,6 +6,7 @@ Runs in contenders only, as the case comes from their command line. It makes no 
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,7 +72,8 @@ def open_data() -> MemoryStore:
 
     from ollama_async_mem.stores.postgres import PostgresStore  # noqa: PLC0415 - its process alone needs asyncpg
 
-    return PostgresStore(CASE["postgres"], schema=f"{CASE['schema']}_{CASE['of']}")
+    url = os.environ.get(CASE["postgres"], CASE["postgres"])  # a variable, where it may have a password in it
+    return PostgresStore(url, schema=f"{CASE['schema']}_{CASE['of']}")
 
 
 def built() -> dict[str, float] | None:

@@ -39,7 +39,7 @@ async def embedder() -> Embed:
 
 
 class Made:
-    """The data of this case; `answers` compares each batch that was given out with the queries."""
+    """The rows of this case, and queries, each of which is compared with every row that is given out."""
 
     def __init__(self, embed: Embed, queries: int) -> None:
         self._embed = embed

@@ -33,7 +33,7 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True) -> MemorySto
         MissingExtra: the store needs a package that is not installed.
     """
     text = os.fspath(url)
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)
     if scheme and scheme[1] in {"postgresql", "postgres"}:
         return _postgres(text, create=create)
     if scheme and scheme[1] != "sqlite":
