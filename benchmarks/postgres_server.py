@@ -1,7 +1,7 @@
 """A PostgreSQL server for a run: prints its URL, and ends when its input does.
 
-It is the one of the tests, with more memory, so their folder must be in PYTHONPATH. Where PG_DSN names another one, that
-is printed, and at the end its schemas are dropped whose names begin with the argument.
+It is the one of the tests, with more memory, so their folder must be in PYTHONPATH. Where PG_DSN names another one,
+that is printed, and at the end its schemas are dropped whose names begin with the argument.
 """
 
 import asyncio

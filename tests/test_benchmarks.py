@@ -6,19 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks.process import environment, measure
-from benchmarks.records import Bars, Benchmark, Contender, Row, Rows, difference, ratio
+from benchmarks.process import ContenderFailed, environment, measure
+from benchmarks.records import CONTENDERS, Bars, Benchmark, Contender, Row, Rows, difference, ratio
 from benchmarks.report import as_report, as_text, failed
 from benchmarks.runner import installed_version, run
+from benchmarks.texts import questions, sentences
+from benchmarks.vectors import Exact, Mixture, recall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from fakes import ScriptedOllama
 
@@ -268,3 +272,134 @@ def test_the_client_benchmarks_as_json(name: str, figures: set[str], bars: set[s
     assert bars <= set(report["bars"])
     measured = {key: value for key, value in report["bars"].items() if has_official or "official" not in key}
     assert min(measured.values()) > 0
+
+
+def test_what_is_prepared_is_prepared_once(contender: Callable[..., Contender], tmp_path: Path) -> None:
+    """A program runs before all rounds, with the contender's case, and its figures are in each run."""
+    log, first = tmp_path / "log", tmp_path / "prepare.py"
+    first.write_text(
+        f"import json, sys; open({str(log)!r}, 'a').write('x')\n{REPORT}report(x=json.loads(sys.argv[1])['size'], y=1)"
+    )
+    asked = benchmark(contender("first", "report(x=7)", prepare=first, case={"size": 4}), warmups=1)
+    row = run(asked)["first"]
+    assert log.read_text() == "x"
+    assert [(figures["x"], figures["y"]) for figures in row.runs] == [(7, 1)] * 3
+    first.write_text("raise SystemExit('no room')")
+    assert run(asked)["first"].failure == "exit status 1\nno room"
+
+
+def test_a_place_is_there_while_contenders_run(contender: Callable[..., Contender], tmp_path: Path) -> None:
+    """It is made for those that can run, its entries are in the case, and it is taken away at the end."""
+    there = tmp_path / "there"
+    made_for: list[str] = []
+
+    @contextmanager
+    def place(contenders: Sequence[Contender]) -> Iterator[dict[str, str]]:
+        made_for.extend(each.name for each in contenders)
+        there.touch()
+        yield {"there": str(there)}
+        there.unlink()
+
+    look = "import json, os, sys; report(x=int(os.path.exists(json.loads(sys.argv[1])['there'])))"
+    away = contender("second", look, packages=("no-such-package",))
+    assert run(benchmark(contender("first", look), away, place=place))["first"].median("x") == 1
+    assert made_for == ["first"]
+    assert not there.exists()
+
+
+def test_only_those_that_are_asked_for(contender: Callable[..., Contender]) -> None:
+    """Others do not run, are no failures, and have no figures."""
+    asked = benchmark(contender("first", "1 / 0"), contender("second", "report(x=2)"))
+    rows = run(asked, only=["sec", "third"])
+    report = as_report(asked, rows, quick=False)
+    assert not failed(report)
+    assert [entry["name"] for entry in report["contenders"]] == ["second"]
+    assert rows["second"].median("x") == 2
+    assert report["bars"] == {"x": None}
+    assert "first" not in as_text(report)
+    wrong = command("import", "--case", "nobody")
+    assert wrong.returncode == 2
+    assert "no contender has 'nobody' in its name; there are: ours, official, floor" in wrong.stderr
+
+
+def test_tables_are_of_contenders_with_the_same_figures(contender: Callable[..., Contender]) -> None:
+    """So that none has a column that says nothing."""
+    asked = benchmark(contender("first", "report(x=1)"), contender("second", "report(y=2)"), repeats=1)
+    tables = as_text(as_report(asked, run(asked), quick=False)).split("\n\n")
+    assert [table.split()[5] for table in tables if table.startswith("median (min)")] == ["x", "y"]
+
+
+PEERS = {"peer qdrant-local": "qdrant-client", "peer chroma": "chromadb"}
+STORE_BARS = {
+    *(f"sqlite_{of}_{figure}" for of in ("10k", "100k", "1m", "real") for figure in ("p50_ms", "p99_ms", "recall")),
+    *("sqlite_100k_rss_mb", "sqlite_1m_first_query_ms", "sqlite_1m_build_rows_per_s", "sqlite_1m_disk_mb"),
+    *("sqlite_users_p50_ms", "sqlite_inserts_per_s", "sqlite_open_ms", "sqlite_mixed_read_p99_ms"),
+    *("pg_users_p50_ms", "pg_100k_p50_ms", "pg_100k_recall"),
+    *("search_ratio_vs_qdrant_local", "insert_ratio_vs_qdrant_local", "search_ratio_vs_chroma"),
+}
+
+
+def test_the_store_benchmark_as_json() -> None:
+    """Every store does its work and finds what it should; what others can do is null where they are missing."""
+    done = command("store", "--quick", "--json")
+    report = json.loads(done.stdout)
+    failures = {entry["name"]: entry["failure"] for entry in report["contenders"] if entry["failure"]}
+    missing = {peer for peer, package in PEERS.items() if installed_version(package) is None}
+    assert set(failures) == missing, failures
+    assert all("pip install '.[bench-stores]'" in failure for failure in failures.values())
+    assert done.returncode == bool(missing)
+    theirs = ("qdrant_local", "chroma") if missing else ()
+    bars = {name: value for name, value in report["bars"].items() if not any(peer in name for peer in theirs)}
+    assert set(report["bars"]) >= STORE_BARS
+    assert bars.pop("sqlite_mixed_errors") == bars.pop("sqlite_mixed_100k_errors") == 0
+    assert min(bars.values()) > 0
+    recalls = {name: value for name, value in bars.items() if name.endswith("_recall")}
+    assert recalls.pop("sqlite_1m_recall") >= 0.9  # through codes, of very short vectors
+    assert set(recalls.values()) == {1}
+
+
+def test_too_much_data_for_the_disk_is_said_first(tmp_path: Path) -> None:
+    """Nothing is built."""
+    data = {"vast": {"rows": 10**12, "dimension": 768}}
+    case = {"data": data, "of": "vast", "folder": str(tmp_path), "url": "", "seed": 1, "limit": 10}
+    with pytest.raises(ContenderFailed, match=r"1,000,000,000,000 rows need .* of disk, .* or name another folder"):
+        measure(CONTENDERS / "store_build.py", case, 20)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("users", [1, 7])
+def test_the_exact_search_is_exact(users: int) -> None:
+    """It finds what one large product of matrices finds, of the rows of each query's user alone."""
+    rng, mixture = np.random.default_rng(1), Mixture(3000, 16, 2)
+    rows, queries = mixture.draw(3000, rng), mixture.draw(20, rng)
+    owners, asking = np.arange(3000) % users, np.arange(20) % users
+    exact = Exact(queries, asking)
+    for first in range(0, 3000, 999):
+        exact.feed(rows[first : first + 999], owners[first : first + 999])
+    scores = np.where(owners == asking[:, None], queries @ rows.T, -2)
+    best = np.argsort(-scores, axis=1)[:, :10]
+    for query in range(20):
+        assert recall(best[query], 10, exact.numbers[query], exact.scores[query]) == 1
+        assert recall(best[query][::2], 10, exact.numbers[query], exact.scores[query]) == 0.5
+        worst = np.argsort(scores[query])[:10]
+        assert recall(worst, 10, exact.numbers[query], exact.scores[query]) == 0
+
+
+def test_equal_rows_are_equally_right() -> None:
+    """Whichever of them are found."""
+    rows = np.eye(4, dtype=np.float32)[[0, 1, 1, 2]].repeat(20, axis=0)  # 20 to 59 are equal
+    exact = Exact(rows[20:21], np.zeros(1, np.int64))
+    exact.feed(rows, np.zeros(80, np.int64))
+    found = [recall(np.array(some), 2, exact.numbers[0], exact.scores[0]) for some in ([20, 59], [40, 60], [19, 60])]
+    assert found == [1, 0.5, 0]
+
+
+def test_data_are_the_same_each_time() -> None:
+    """And vectors have length one, texts differ, and no question is a statement."""
+    one, other = (Mixture(1000, 32, 1).draw(50, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(one, other)
+    assert np.allclose(np.linalg.norm(one, axis=1), 1)
+    texts = [sentences(1000, np.random.default_rng(3)) for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 990
+    assert not set(texts[0]) & set(questions(1000, np.random.default_rng(3)))

@@ -63,7 +63,7 @@ def sqlite_path(url: str) -> str | None:
     if url in {"sqlite://", "sqlite:///:memory:", ":memory:"}:
         return None
     path = url.removeprefix("sqlite:///")
-    if not path or "\0" in path or path.startswith("sqlite://"):
+    if not path or "\0" in path or path.startswith("sqlite:"):
         raise ConfigError(f"the store {url!r} names no file; allowed: {_ALLOWED}")
     if path != url and "?" in path:
         raise ConfigError(f"the store {url!r} has options after '?', and a sqlite URL takes none")

@@ -268,6 +268,7 @@ class PostgresStore:
 
     async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
         """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished."""
+        self._pool.check_loop()
         async with self._claims:  # who asks first gets the older one
             return await self._write(jobs.claim, now, lease)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Line"]
 
+
 class Line:
     """A socket which passes on what comes to that of a server, and its answers.
 

@@ -115,7 +115,17 @@ def test_postgresql_is_not_connected_before_it_is_opened(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://x", "postgresql+asyncpg://host", "http://x/y.db", "", "sqlite:///", "sqlite://host/x.db", "sqlite:///x.db?mode=ro", "a\0b"]
+    "url",
+    [
+        "mysql://x",
+        "postgresql+asyncpg://host",
+        "http://x/y.db",
+        "",
+        "sqlite:///",
+        "sqlite://host/x.db",
+        "sqlite:///x.db?mode=ro",
+        "a\0b",
+    ],
 )
 def test_other_urls_are_refused(url: str) -> None:
     """A URL that names no store is a ConfigError that says what is allowed."""
