@@ -30,7 +30,16 @@ _POSTGRES = ("asyncpg",) if "PG_DSN" in os.environ else ("asyncpg", "embedded-po
 _SEARCH = ("p50_ms", "p99_ms", "query_cpu_ms", "recall", "first_query_ms", "peak_rss_mb", "disk_mb", "build_rows_per_s")
 _USERS = ("p50_ms", "p99_ms", "recall", "peak_rss_mb", "disk_mb", "build_rows_per_s")
 _MIXED = ("read_p50_ms", "read_p99_ms", "errors", "write_p50_ms", "write_p99_ms", "reader_rss_mb", "writes_per_s")
-_PEER = ("p50_ms", "inserts_per_s", "alone_inserts_per_s", "open_ms", "recall", "peak_rss_mb", "disk_mb")
+_PEER = (
+    "p50_ms",
+    "inserts_per_s",
+    "alone_inserts_per_s",
+    "bulk_rows_per_s",
+    "open_ms",
+    "recall",
+    "peak_rss_mb",
+    "disk_mb",
+)
 SHOWN = {
     "sqlite 10k": ("sqlite_10k", _SEARCH),
     "sqlite 100k": ("sqlite_100k", _SEARCH),
@@ -41,7 +50,7 @@ SHOWN = {
     "sqlite open": ("sqlite", ("open_ms", "open_p50_ms", "open_p99_ms")),
     "sqlite mixed": ("sqlite_mixed", _MIXED),
     "sqlite mixed 100k": ("sqlite_mixed_100k", _MIXED),
-    "postgres users": ("pg_users", _USERS),
+    "postgres users": ("pg_users", ("dense_p50_ms", "dense_p99_ms", *_USERS)),
     "postgres 100k": ("pg_100k", _SEARCH),
     "peer ours": ("peer_ours", _PEER),
     "peer qdrant-local": ("peer_qdrant_local", _PEER),
@@ -134,7 +143,7 @@ BENCHMARK = Benchmark(
     },
     quick_case={
         "data": {
-            "5k": {"rows": 200, "dimension": 32},
+            "5k": {"rows": 1_050, "dimension": 32},
             "10k": {"rows": 1_000, "dimension": 32},
             "100k": {"rows": 2_000, "dimension": 32},
             "1m": {"rows": 22_000, "dimension": 32},  # as many as are worth to be coded

@@ -25,35 +25,41 @@ if TYPE_CHECKING:
     from .vectors import Matrix, Numbers
 
 PATH = Path(tempfile.mkdtemp(dir=FOLDER)) / "store"
-ALONE = 5  # the part of the rows that one caller inserts, for all to compare
 
 
 class Peer(NamedTuple):
-    """An open store: what inserts a row, what finds some rows of a user, and how many callers it may have at once."""
+    """An open store: what inserts rows, what finds some rows of a user, and how many callers it may have at once."""
 
-    insert: Callable[[Turn, Any], Awaitable[None]]
+    insert: Callable[[Sequence[Turn], Sequence[Any]], Awaitable[None]]
     search: Callable[[int, Any], Awaitable[Numbers]]
     callers: int = 1
 
 
 async def compare(
-    opened: Callable[[], AbstractAsyncContextManager[Peer]], as_taken: Callable[[Matrix], Any] = lambda rows: rows
+    opened: Callable[[], AbstractAsyncContextManager[Peer]], as_taken: Callable[[Matrix], Sequence[Any]] = list
 ) -> None:
-    """Insert rows, one caller first, then all; open the store again and search. `as_taken` is how it takes vectors."""
+    """Insert all rows, open the store again and search. `as_taken` is how it takes vectors.
+
+    Most rows come in batches. Those that come one by one find these there: some from one caller, then more from all.
+    """
     made = Made(await embedder(), CASE["queries"])
-    rows = [row for turns, vectors in made.batches() for row in zip(turns, as_taken(vectors), strict=True)]
-    queries, few = made.asked(), len(rows) // ALONE
+    *bulk, last = [(turns, as_taken(vectors)) for turns, vectors in made.batches()]
+    singles = [([turn], [vector]) for turn, vector in zip(*last, strict=True)]
+    few = len(singles) // 5
     async with opened() as peer:
-        alone_s = await _insert(peer, rows[:few], 1)
-        together_s = await _insert(peer, rows[few:], peer.callers)
+        figures = {
+            "bulk_rows_per_s": await _speed(peer, bulk),
+            "alone_inserts_per_s": await _speed(peer, singles[:few]),
+            "inserts_per_s": await _speed(peer, singles[few:], peer.callers),
+        }
+    queries = made.asked()
+    asked = list(zip(queries.users.tolist(), as_taken(queries.vectors), strict=True))
     async with AsyncExitStack() as stack:
         open_ms, peer = await timed(stack.enter_async_context(opened()))
-        asked = list(zip(queries.users.tolist(), as_taken(queries.vectors), strict=True))
         first_ms, _ = await timed(peer.search(*asked[0]))
         found = [await timed(peer.search(*query)) for query in asked]
     report(
-        inserts_per_s=(len(rows) - few) / together_s,
-        alone_inserts_per_s=few / alone_s,
+        **figures,
         open_ms=open_ms,
         first_query_ms=first_ms,
         **centiles([ms for ms, _ in found]),
@@ -63,19 +69,19 @@ async def compare(
     shutil.rmtree(PATH.parent)
 
 
-async def _insert(peer: Peer, rows: Sequence[tuple[Turn, Any]], callers: int) -> float:
-    """The seconds that it takes when each caller inserts one row after the other."""
-    todo = iter(rows)
+async def _speed(peer: Peer, batches: Sequence[tuple[Sequence[Turn], Sequence[Any]]], callers: int = 1) -> float:
+    """The rows a second where each caller inserts one batch after the other."""
+    todo = iter(batches)
 
     async def caller() -> None:
-        for row in todo:
-            await peer.insert(*row)
+        for batch in todo:
+            await peer.insert(*batch)
 
     begin = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
         for _ in range(callers):
             tasks.create_task(caller())
-    return time.perf_counter() - begin
+    return sum(len(turns) for turns, _ in batches) / (time.perf_counter() - begin)
 
 
 def payload_of(turn: Turn) -> dict[str, Any]:

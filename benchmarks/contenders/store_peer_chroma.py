@@ -1,7 +1,7 @@
-"""Chroma in a folder, called as mem0 does: one record a call, and a filter."""
+"""Chroma in a folder, called as mem0 does, with a filter by user."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -21,8 +21,9 @@ async def opened() -> AsyncIterator[Peer]:
     client = chromadb.PersistentClient(str(PATH), settings=settings)
     collection = client.get_or_create_collection("memories", embedding_function=None)
 
-    async def insert(turn: Turn, vector: list[float]) -> None:
-        collection.add(ids=[turn.id], embeddings=[vector], metadatas=[payload_of(turn)])
+    async def insert(turns: Sequence[Turn], vectors: Sequence[list[float]]) -> None:
+        payloads = [payload_of(turn) for turn in turns]
+        collection.add(ids=[turn.id for turn in turns], embeddings=list(vectors), metadatas=payloads)
 
     async def search(user: int, vector: list[float]) -> Numbers:
         where = {"user_id": {"$eq": f"user-{user}"}}

@@ -1,10 +1,10 @@
-"""Qdrant's client with a folder instead of a server, called as mem0 does by default: one point a call, and a filter.
+"""Qdrant's client with a folder instead of a server, called as mem0 does by default, with a filter by user.
 
 It is not made for several callers at once, and so has one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -27,8 +27,10 @@ async def opened() -> AsyncIterator[Peer]:
         config = models.VectorParams(size=DATA.dimension, distance=models.Distance.COSINE, on_disk=True)
         client.create_collection(NAME, vectors_config=config)
 
-    async def insert(turn: Turn, vector: list[float]) -> None:
-        client.upsert(NAME, points=[models.PointStruct(id=turn.id, vector=vector, payload=payload_of(turn))])
+    async def insert(turns: Sequence[Turn], vectors: Sequence[list[float]]) -> None:
+        rows = zip(turns, vectors, strict=True)
+        points = [models.PointStruct(id=turn.id, vector=row, payload=payload_of(turn)) for turn, row in rows]
+        client.upsert(NAME, points=points)
 
     async def search(user: int, vector: list[float]) -> Numbers:
         match = models.FieldCondition(key="user_id", match=models.MatchValue(value=f"user-{user}"))
