@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.ollama._http import Timeouts
     from ollama_async_mem.ollama._retry import RetryPolicy, no_retry_waits
     from ollama_async_mem.ollama._streams import ChatStream, GenerateStream
+    from ollama_async_mem.ollama._transport import OllamaTransport
     from ollama_async_mem.ollama.client import OllamaClient
     from ollama_async_mem.ollama.models import PullState
     from ollama_async_mem.ollama.schema import (
@@ -62,6 +63,7 @@ _HOMES = {
     "OllamaConfig": "config",
     "OllamaEmbedder": "embedding",
     "OllamaLLM": "llm",
+    "OllamaTransport": "ollama._transport",
     "Page": "records",
     "PullProgress": "ollama.schema",
     "PullState": "ollama.models",
@@ -105,6 +107,7 @@ __all__ = [
     "OllamaConfig",
     "OllamaEmbedder",
     "OllamaLLM",
+    "OllamaTransport",
     "Page",
     "PullProgress",
     "PullState",

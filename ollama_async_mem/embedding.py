@@ -12,6 +12,7 @@ import numpy as np
 from ollama_async_mem.config import EmbedderConfig
 from ollama_async_mem.connect import connect
 from ollama_async_mem.errors import ConfigError, OllamaError, StatusError
+from ollama_async_mem.ollama._requests import checked_texts
 from ollama_async_mem.ollama.names import canonical, display
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class OllamaEmbedder:
         """Embed texts that are to be found: one float32 vector of length one for each, in order.
 
         Raises:
+            ConfigError: that is no list of texts; nothing was sent.
             OllamaError: the server could not be reached, or refused.
         """
         return await self.embed_batch(texts, "add")
@@ -144,11 +146,15 @@ class OllamaEmbedder:
     async def embed_batch(
         self, texts: Sequence[str], memory_action: Literal["add", "update", "search"] | None = None
     ) -> list[Vector]:
-        """Embed texts: one float32 vector of length one for each, in order; `memory_action` is as of `embed`."""
+        """Embed texts: one float32 vector of length one for each, in order; `memory_action` is as of `embed`.
+
+        Raises:
+            ConfigError: an argument is not what it should be; nothing was sent.
+        """
         if memory_action not in _ACTIONS:
             raise ConfigError(f"memory_action is 'add', 'update', 'search' or None, got {memory_action!r}")
         prefix = self._query_prefix if memory_action == "search" else self._document_prefix
-        return await self._embed([prefix + text for text in texts])
+        return await self._embed([prefix + text for text in _listed(texts)])
 
     async def _embed(self, texts: list[str]) -> list[Vector]:
         parts = [_Waiting(texts[i : i + self._batch]) for i in range(0, len(texts), self._batch)]
@@ -222,6 +228,13 @@ class OllamaEmbedder:
                 "leave embedding_dims out, or give a smaller one"
             )
         return [_unit(np.asarray(vector)) for vector in response.embeddings]
+
+
+def _listed(texts: object) -> list[str]:
+    """Check what is to be embedded; one text would be taken for a list of its letters."""
+    if isinstance(texts, str):
+        raise ConfigError("texts is a list of texts, got a text: put it into a list, or use `embed`")
+    return checked_texts(texts)
 
 
 def _unit(vector: Vector) -> Vector:

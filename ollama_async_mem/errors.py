@@ -6,6 +6,8 @@ A class that sets `retryable` may be tried again: the retry policy reads only th
 
 from __future__ import annotations
 
+import copyreg
+
 __all__ = [
     "AuthenticationFailed",
     "ConfigError",
@@ -43,6 +45,10 @@ class OllamaAsyncMemError(Exception):
 
     retryable = False
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let it be pickled, for pools of processes: made anew of its text, not of its constructor's arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__ or None  # type: ignore[attr-defined]
+
 
 class ConfigError(OllamaAsyncMemError):
     """A setting or an argument is missing, unknown or out of range; says which and what is allowed."""
@@ -57,7 +63,9 @@ class MissingExtra(OllamaAsyncMemError):
 
 
 class OllamaError(OllamaAsyncMemError):
-    """Talking to the Ollama server failed."""
+    """Talking to the Ollama server failed; `partial` is the text of a stream that had arrived, "" elsewhere."""
+
+    partial = ""
 
 
 class ConnectFailed(OllamaError):

@@ -5,7 +5,6 @@ It owns what a request is made of: options, format, tools, and a context that fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,9 +12,10 @@ from ollama_async_mem.config import OllamaConfig
 from ollama_async_mem.connect import connect
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.ollama._context import prompt_tokens, warn_if_cut
+from ollama_async_mem.ollama._requests import described
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from ollama_async_mem.ollama._requests import ChatFields
     from ollama_async_mem.ollama._streams import ChatStream
@@ -162,11 +162,11 @@ class OllamaLLM:
         options: Mapping[str, Any] | None = None,
     ) -> ChatFields:
         """What a request has besides model and messages."""
-        described = [tool if isinstance(tool, Mapping) else _described(tool) for tool in tools or ()]
-        num_ctx = await self._context_size(prompt_tokens(messages, described))
+        descriptions = described(tools)
+        num_ctx = await self._context_size(prompt_tokens(messages, descriptions))
         return {
             "format": format,
-            "tools": described,
+            "tools": descriptions,
             "think": self.config.think,
             "keep_alive": self.config.keep_alive,
             "options": {**self.config.options, **({"num_ctx": num_ctx} if num_ctx else {}), **(options or {})},
@@ -208,9 +208,3 @@ def _result(reply: ChatResponse, format_: Any, *, with_tools: bool) -> Any:
         calls = [{"name": c.function.name, "arguments": c.function.arguments} for c in reply.message.tool_calls]
         return {"content": reply.message.content, "tool_calls": calls}
     return reply.message.content if format_ is None or isinstance(format_, str) else reply.parsed
-
-
-def _described(function: Callable[..., Any]) -> dict[str, Any]:
-    from ollama_async_mem.ollama.tools import tool_schema  # noqa: PLC0415 - inspecting functions takes long to import
-
-    return tool_schema(function)

@@ -83,8 +83,8 @@ async def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'llm.config.temprature', did you mean 'temperature'\?"):
         Memory.from_config({"llm": {"config": {"temprature": 1}}})
     path = tmp_path / "bad.yaml"
-    path.write_text("llm: {config: {temperature: 9}}")
-    with pytest.raises(ConfigError, match=r"bad.yaml: llm.config.temperature cannot be 9"):
+    path.write_text("llm: {config: {temperature: -9}}")
+    with pytest.raises(ConfigError, match=r"bad.yaml: llm.config.temperature cannot be -9"):
         async with Memory.from_config(path):
             pass
     with pytest.raises(ConfigError, match="No such file"):
@@ -165,6 +165,15 @@ async def test_prefixes_can_be_set(server: ScriptedOllama) -> None:
         await embedder.embed_query("tea")
         await embedder.embed_documents(["tea"])
     assert [r.json["input"] for r in server.requests_to("POST /api/embed")] == [["q: tea"], ["tea"]]
+
+
+@pytest.mark.parametrize("texts", ["tea", b"tea", None, 5, [["tea"]], ["tea", None]])
+async def test_what_is_no_list_of_texts_is_refused(server: ScriptedOllama, texts: Any) -> None:
+    """Above all one text, which is a list of its letters to Python; nothing is sent."""
+    async with OllamaEmbedder(EmbedderConfig(ollama_base_url=server.url)) as embedder:
+        with pytest.raises(ConfigError, match="texts is a"):
+            await embedder.embed_documents(texts)
+    assert server.requests == []
 
 
 async def test_vectors_of_another_length_are_refused(server: ScriptedOllama) -> None:

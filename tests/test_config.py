@@ -5,31 +5,38 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import platformdirs
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ollama_async_mem import EmbedderConfig, OllamaConfig, Settings, load_config, load_settings
 from ollama_async_mem.config import data_folder, default_store
 from ollama_async_mem.errors import ConfigError, MissingExtra
+from ollama_async_mem.ollama._options import _AT_LEAST, _WITHIN, checked_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SEED = {"temperature": 0.1, "num_predict": 2000, "top_p": 0.1, "top_k": 1}
-MOST = 2**31 - 1
+MOST = 2**53
+LONGEST_S = 2**31 - 1
+FINITE = sys.float_info.max
 REALS = {
-    "temperature": (0, 2),
+    "temperature": (0, FINITE),
     "top_p": (0, 1),
     "min_p": (0, 1),
     "typical_p": (0, 1),
-    "presence_penalty": (-2, 2),
-    "frequency_penalty": (-2, 2),
-    "repeat_penalty": (5e-324, MOST),
-    "timeout": (5e-324, MOST),
-    "keep_alive": (-MOST, MOST),
+    "presence_penalty": (-FINITE, FINITE),
+    "frequency_penalty": (-FINITE, FINITE),
+    "repeat_penalty": (0, FINITE),
+    "timeout": (5e-324, LONGEST_S),
+    "keep_alive": (-LONGEST_S, LONGEST_S),
 }
 INTEGERS = {
     "top_k": (0, MOST),
@@ -112,8 +119,8 @@ def test_an_integer_is_taken_exactly_where_it_can_be(field: str, value: float) -
     [
         ("model", " ", "a text that is not blank"),
         ("model", None, "a text that is not blank"),
-        ("temperature", "hot", "a number from 0 to 2"),
-        ("temperature", True, "a number from 0 to 2"),
+        ("temperature", "hot", "a number from 0"),
+        ("temperature", True, "a number from 0"),
         ("top_k", "1", "an integer from 0"),
         ("stop", [1], "a list of texts, or a text"),
         ("think", "much", "true, false, 'low', 'medium', 'high' or 'max'"),
@@ -153,6 +160,30 @@ def test_secrets_are_not_shown() -> None:
     assert msgspec.structs.asdict(config)["api_key"] == "s3cret"
 
 
+@pytest.mark.parametrize("address", ["me:s3cret@box:1", "http://me:s3@s3cret@box:1", "http://me:s3cret/s3@box:1"])
+def test_a_password_is_hidden_wherever_it_may_stand(address: str) -> None:
+    """Also without a scheme, and with characters in it that should have been quoted."""
+    shown = repr(OllamaConfig(ollama_base_url=address))
+    assert "s3" not in shown
+    assert "***@box:1" in shown
+
+
+@given(st.sampled_from(sorted(set(OllamaConfig().options) | {*_AT_LEAST, *_WITHIN})), NUMBERS)
+def test_an_option_is_taken_here_where_it_is_taken_there(option: str, value: float) -> None:
+    """What `options=` of a request accepts the configuration does too, and no more; but 0 tokens mean no limit."""
+    field = "max_tokens" if option == "num_predict" else option
+
+    def is_taken(make: Callable[[], object]) -> bool:
+        try:
+            make()
+        except ConfigError:
+            return False
+        return True
+
+    assume((option, value) != ("num_predict", 0))
+    assert is_taken(lambda: made(field, value)) == is_taken(lambda: checked_options({option: value}))
+
+
 def test_a_mapping_has_the_names_of_the_seed() -> None:
     """`base_url` is another name, `stream` says nothing, and a name alone is a model."""
     config = OllamaConfig.from_mapping({"model": "m", "base_url": "http://box:1", "stream": True})
@@ -170,8 +201,9 @@ def test_a_mapping_has_the_names_of_the_seed() -> None:
         ({"num_predict": 1}, "unknown key 'num_predict': it is called 'max_tokens' here"),
         ({"stream": "yes"}, "unknown key 'stream'; known are ollama_base_url, "),
         ({1: 2}, "unknown key '1'; known are "),
-        ({"base_url": "a", "ollama_base_url": "b"}, "ollama_base_url is given twice"),
-        ({"temperature": 3}, "temperature cannot be 3; allowed is a number from 0 to 2"),
+        ({"base_url": "a", "ollama_base_url": "b"}, "base_url is given twice, also as 'ollama_base_url'"),
+        ({"base_url": "a", "host": "b"}, "base_url is given twice, also as 'host'"),
+        ({"temperature": -3}, "temperature cannot be -3; allowed is a number from 0"),
         ([], "OllamaConfig is a mapping of keys to values, got []"),
     ],
 )
@@ -250,6 +282,16 @@ def test_a_bad_file_says_where(name: str, content: bytes, message: str, tmp_path
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("line", ["api_key: 's3cret", "api_key: *s3cret", "api_key: !s3cret x", "api_key: s3cret: x"])
+def test_a_bad_file_does_not_show_its_secrets(line: str, tmp_path: Path) -> None:
+    """The error and all that it comes from say where, and not what stands there."""
+    path = tmp_path / "a.yaml"
+    path.write_text(f"llm:\n  config:\n    {line}\n")
+    with pytest.raises(ConfigError, match=r"at line \d, column \d+$") as caught:
+        load_config(path)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """A file that is not there, or a folder, is an error with its path and the reason."""
     with pytest.raises(ConfigError, match=r"none.yaml: No such file"):
@@ -285,7 +327,7 @@ def test_later_sources_win() -> None:
 
 
 def test_which_server_is_asked(tmp_path: Path) -> None:
-    """A model's own address wins over OLLAMA_HOST and a file's `host`, and an argument over all."""
+    """A model's own address wins over the `host` beside it, OLLAMA_HOST over both, and an argument over all."""
     own = {"llm": {"config": {"base_url": "llm:1"}}, "host": "file:1"}
 
     def servers(environment: dict[str, str], **arguments: Any) -> tuple[str | None, str | None]:
@@ -295,8 +337,10 @@ def test_which_server_is_asked(tmp_path: Path) -> None:
     assert servers({}) == (None, None)
     assert servers({"OLLAMA_HOST": " env:1 "}) == ("env:1", "env:1")
     assert servers({}, config=own) == ("llm:1", "file:1")
-    assert servers({"OLLAMA_HOST": "env:1"}, config=own) == ("llm:1", "env:1")
+    assert servers({"OLLAMA_HOST": "env:1"}, config=own) == ("env:1", "env:1")
     assert servers({"OLLAMA_HOST": "env:1"}, config=own, host="mine:1") == ("mine:1", "mine:1")
+    assert load_settings({"OLLAMA_HOST": "env:1"}, config=own).origins["llm.ollama_base_url"] == "OLLAMA_HOST"
+    assert load_settings({"OLLAMA_HOST": " "}, config=own).origins["llm.ollama_base_url"] == "mapping"
 
 
 def test_a_variable_names_the_file(tmp_path: Path) -> None:

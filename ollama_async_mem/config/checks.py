@@ -68,13 +68,16 @@ def renamed(
         ConfigError: a key is unknown, or a value is given under two names.
     """
     found: dict[str, Any] = {}
+    written: dict[str, str] = {}
     for key, value in values.items():
         name = aliases.get(key, key)
         if name not in known:
             raise unknown_key(key, known, instead=instead, place=place)
         if name in found:
-            raise ConfigError(f"{place.file}{place.path}{name} is given twice, also as {key!r}: keep one of them")
-        found[name] = value
+            raise ConfigError(
+                f"{place.file}{place.path}{written[name]} is given twice, also as {key!r}: keep one of them"
+            )
+        found[name], written[name] = value, key
     return found
 
 

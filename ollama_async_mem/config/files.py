@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ollama_async_mem.config.checks import Place, require_mapping, unknown_key, wrong_value
 from ollama_async_mem.config.models import ConnectionConfig, EmbedderConfig, OllamaConfig
 from ollama_async_mem.errors import ConfigError, MissingExtra
 
+if TYPE_CHECKING:
+    import yaml
+
 __all__ = ["flattened", "load_config", "read_settings"]
 
+_QUOTED = re.compile(r"\b(alias|anchor|handle|tag) '.*", re.DOTALL)  # what a secret with * & ! in front is to YAML
 _MOST_BYTES = 64 * 1024
 _SECTIONS: dict[str, type[ConnectionConfig]] = {"llm": OllamaConfig, "embedder": EmbedderConfig}
 _KEYS = ("store", "host", *_SECTIONS)
@@ -125,5 +130,14 @@ def _decode_yaml(content: bytes) -> Any:
         raise MissingExtra("yaml", "a settings file in YAML") from exc
     try:
         return yaml.safe_load(content)
+    except yaml.MarkedYAMLError as exc:
+        raise ValueError(_yaml_fault(exc)) from None  # its text quotes the line, which may be that of a key
     except yaml.YAMLError as exc:
         raise ValueError(str(exc)) from exc
+
+
+def _yaml_fault(exc: yaml.MarkedYAMLError) -> str:
+    """What is wrong and where, without what stands there."""
+    problem = _QUOTED.sub(r"\1", exc.problem or exc.context or "it is no YAML")
+    mark = exc.problem_mark or exc.context_mark
+    return f"{problem} at line {mark.line + 1}, column {mark.column + 1}" if mark else problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -14,10 +15,11 @@ from ollama_async_mem.errors import ConfigError
 
 __all__ = ["ConnectionConfig", "EmbedderConfig", "OllamaConfig"]
 
-_MOST = 2**31 - 1  # the model's process keeps these numbers in 32 bits
-_EXACT = 2**53  # beyond it a JSON number is not the integer that was written
+_MOST = 2**53  # beyond it a JSON number is not the integer that was written
+_FINITE = sys.float_info.max
+_LONGEST_S = 2**31 - 1
 _HIDDEN = "***"
-_CREDENTIALS = re.compile(r"//[^/@]*@")
+_CREDENTIALS = re.compile(r"^(\w+://)?.*@", re.DOTALL)  # greedy: a password may have any character
 
 Name: TypeAlias = Annotated[str, Meta(pattern=r"\S", description="a text that is not blank")]
 Text: TypeAlias = Annotated[str, Meta(description="a text")]
@@ -25,18 +27,19 @@ Texts: TypeAlias = Annotated[dict[str, str], Meta(description="a mapping of text
 Stops: TypeAlias = Annotated[list[str], Meta(description="a list of texts")]
 Switch: TypeAlias = Annotated[bool, Meta(description="true or false")]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
-Temperature: TypeAlias = Annotated[float, Meta(ge=0, le=2, description="a number from 0 to 2")]
-Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2, description="a number from -2 to 2")]
-Factor: TypeAlias = Annotated[float, Meta(gt=0, le=_MOST, description="a number above 0")]
+Penalty: TypeAlias = Annotated[float, Meta(ge=-_FINITE, le=_FINITE, description="a number")]
+Factor: TypeAlias = Annotated[float, Meta(ge=0, le=_FINITE, description="a number from 0")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MOST, description="an integer from 0")]
 Size: TypeAlias = Annotated[int, Meta(ge=1, le=_MOST, description="an integer from 1")]
 SizeOrAll: TypeAlias = Annotated[int, Meta(ge=-1, le=_MOST, description="an integer from 0, or -1")]
-Seed: TypeAlias = Annotated[int, Meta(ge=-_EXACT, le=_EXACT, description="an integer")]
+Seed: TypeAlias = Annotated[int, Meta(ge=-_MOST, le=_MOST, description="an integer")]
 Tokens: TypeAlias = Annotated[
     int, Meta(ge=-2, le=_MOST, description="an integer from 1, -1 for no limit, or -2 for the rest of the context")
 ]
-Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=_MOST, description="a number of seconds above 0")]
-Stay: TypeAlias = Annotated[float, Meta(ge=-_MOST, le=_MOST, description="a number of seconds, below 0 for ever")]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=_LONGEST_S, description="a number of seconds above 0")]
+Stay: TypeAlias = Annotated[
+    float, Meta(ge=-_LONGEST_S, le=_LONGEST_S, description="a number of seconds, below 0 for ever")
+]
 Duration: TypeAlias = Annotated[
     str, Meta(pattern=r"^[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+)$", description="a text such as '5m'")
 ]
@@ -143,7 +146,7 @@ class OllamaConfig(ConnectionConfig, frozen=True, kw_only=True):
     """
 
     model: Name = "llama3.1:70b"
-    temperature: Temperature | None = 0.1
+    temperature: Factor | None = 0.1
     max_tokens: Tokens | None = 2000
     top_p: Share | None = 0.1
     top_k: Count | None = 1
@@ -223,7 +226,7 @@ _OPTIONS = {
 
 def _masked(name: str, value: Any) -> Any:
     if name == "ollama_base_url":
-        return _CREDENTIALS.sub(f"//{_HIDDEN}@", value)
+        return _CREDENTIALS.sub(rf"\g<1>{_HIDDEN}@", value)
     if name == "headers":
         return dict.fromkeys(value, _HIDDEN)
     return _HIDDEN if name == "api_key" else value

@@ -72,8 +72,8 @@ def load_settings(
     """Merge the defaults, the settings file, the environment and the arguments that are not None; later ones win.
 
     `config` is the file, or a mapping in its place; by default the file that OLLAMA_ASYNC_MEM_CONFIG names. Arguments
-    are `store`, `llm`, `embedder` (names of models) and `host`. As an argument `host` is the server of both models;
-    in the environment and the file it is that of those without an `ollama_base_url`.
+    are `store`, `llm`, `embedder` (names of models) and `host`. As an argument `host` is the server of both models,
+    and so is OLLAMA_HOST; in the file it is that of those without an `ollama_base_url`.
 
     Raises:
         ConfigError: a setting is unknown or cannot be, or the file cannot be read.
@@ -84,7 +84,7 @@ def load_settings(
     if config is not None:
         content, name = read_settings(config)
         layers.append((name or "mapping", flattened(content, name)))
-    layers += [(variable, {key: value}) for variable, key, value in _variables(environment)]
+    layers += [(variable, _for_both({key: value})) for variable, key, value in _variables(environment)]
     layers.append(("argument", _named(arguments)))
     return _merged(layers)
 
@@ -109,9 +109,12 @@ def _named(arguments: Mapping[str, str | None]) -> dict[str, Any]:
             if not value.strip():
                 raise ConfigError(f"the argument {name!r} is blank: leave it out for the default, or give a value")
             values[_ARGUMENTS[name]] = value.strip()
-    if "host" in values:
-        values |= dict.fromkeys(_SERVERS, values["host"])
-    return values
+    return _for_both(values)
+
+
+def _for_both(values: dict[str, Any]) -> dict[str, Any]:
+    """Let a `host` that comes from outside of the file win over what the file says of either model."""
+    return values | dict.fromkeys(_SERVERS, values["host"]) if "host" in values else values
 
 
 def _merged(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Settings:

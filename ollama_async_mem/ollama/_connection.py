@@ -10,6 +10,7 @@ import ipaddress
 import os
 import select
 import ssl
+import threading
 import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     Content: TypeAlias = bytes | AsyncIterable[bytes]
     TLS: TypeAlias = ssl.SSLContext | Callable[[], ssl.SSLContext]
 
-__all__ = ["LOST", "Address", "Connection", "Limits", "open_connection", "tls_context", "tls_failure"]
+__all__ = ["LOST", "Address", "Connection", "Limits", "made_once", "open_connection", "tls_context", "tls_failure"]
 
 READ_BYTES = 64 * 1024  # larger pieces fall out of the processor's caches while they are taken apart
 SENT_AT_ONCE_BYTES = 64 * 1024
@@ -49,9 +50,25 @@ class Address:
     """
 
     __slots__ = ("host", "path", "port", "tls", "url")
+    tls: TLS | None
 
     def __init__(self, url: str, host: str, port: int, *, path: str = "", tls: TLS | None = None) -> None:
-        self.url, self.host, self.port, self.path, self.tls = url, host, port, path, tls
+        self.url, self.host, self.port, self.path = url, host, port, path
+        self.tls = made_once(tls) if callable(tls) else tls
+
+
+def made_once(make: Callable[[], ssl.SSLContext]) -> Callable[[], ssl.SSLContext]:
+    """Share what takes long to make: threads that ask for it at the same time wait for the first."""
+    lock = threading.Lock()
+    made: list[ssl.SSLContext] = []
+
+    def give() -> ssl.SSLContext:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return give
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

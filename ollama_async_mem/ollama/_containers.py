@@ -22,9 +22,10 @@ import msgspec
 
 from ollama_async_mem.errors import OllamaError, ProtocolError
 
+from ._decode import decode
 from ._exchange import LinkOptions
 from .hosts import Host
-from .schema import VersionResponse, decode
+from .schema import VersionResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["Answer", "Content", "Link", "LinkOptions", "Upload"]
+__all__ = ["Answer", "Content", "Link", "LinkOptions", "Upload", "as_json"]
 
 _FOR_ANYONE = {"accept", "accept-encoding", "user-agent"}
 
@@ -51,6 +51,18 @@ class Upload(msgspec.Struct, frozen=True):
 
 
 Content = bytes | Upload | None
+
+
+def as_json(body: object) -> bytes:
+    """Write the body of a request.
+
+    Raises:
+        ConfigError: it holds what JSON cannot.
+    """
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise ConfigError(f"the request cannot be written as JSON: {exc}") from exc
 
 
 class Answer(Protocol):
@@ -91,7 +103,7 @@ class Link(Protocol):
 class LinkOptions:
     """What a link is made of, as `OllamaClient` was given it."""
 
-    __slots__ = ("auth", "connect_s", "headers", "max_connections", "transport", "verify")
+    __slots__ = ("auth", "connect_s", "headers", "max_connections", "transport", "verify", "wait_s")
 
     def __init__(
         self,
@@ -102,6 +114,7 @@ class LinkOptions:
         connect_s: float,
         max_connections: int,
         transport: httpx.AsyncBaseTransport | None,
+        wait_s: float | None = None,
     ) -> None:
         self.headers = headers
         self.auth = auth
@@ -109,11 +122,17 @@ class LinkOptions:
         self.connect_s = connect_s
         self.max_connections = max_connections
         self.transport = transport
+        self.wait_s = wait_s
+
+    @property
+    def has_own_tls(self) -> bool:
+        """Whether TLS is the user's own; it may then hold a certificate that tells who the user is."""
+        return not isinstance(self.verify, bool | str)
 
     @property
     def is_for_anyone(self) -> bool:
         """Whether nothing of it is meant for the configured server alone."""
-        is_ours = self.auth is not None or self.transport is not None
+        is_ours = self.auth is not None or self.transport is not None or self.has_own_tls
         return not is_ours and all(name.lower() in _FOR_ANYONE for name in self.headers)
 
     def without_credentials(self) -> LinkOptions:
@@ -125,4 +144,5 @@ class LinkOptions:
             connect_s=self.connect_s,
             max_connections=self.max_connections,
             transport=self.transport,
+            wait_s=self.wait_s,
         )

@@ -25,8 +25,8 @@ from ollama_async_mem.errors import (
     TotalTimeout,
 )
 
-from ._exchange import Upload
-from ._refusals import status_error
+from ._exchange import Upload, as_json
+from ._refusals import address_shown, status_error
 from ._retry import RetryPolicy, with_retry
 from ._search import HostSearch
 from .hosts import Host
@@ -231,7 +231,12 @@ class Server:
         """Where a redirect leads: the origin, ours by the name that we know it under, and the absolute path."""
         to = redirect_target(origin, target, answer.header("location"), answer.status)
         ours = redirect_target(self.host.url, "/", "/", answer.status)[0]
-        return (self.host.url if to[0] == ours else to[0]), to[1]
+        if to[0] == ours:
+            return self.host.url, to[1]
+        if to[0].startswith("https:") and self._options.has_own_tls:
+            words = f"the server redirects to {to[0]}, which is not followed: verify= is an ssl.SSLContext, not for it"
+            raise StatusError(answer.status, words, url=self.host.url)
+        return to
 
     async def _refusal(self, answer: Answer, url: str) -> OllamaError:
         """The error that an answer means; as much of its words as comes, for the status alone says enough."""
@@ -243,7 +248,7 @@ class Server:
             return ProtocolError(
                 f"{url} answered with {answer.header('content-type')}, which is not Ollama: {body[:80]!r}"
             )
-        return status_error(answer.status, body, answer.header("retry-after"), url)
+        return status_error(answer.status, body, answer.header("retry-after"), url, answer.header("location"))
 
     def _no_answer(self, path: str) -> FirstByteTimeout:
         return FirstByteTimeout(f"{self.host.url}{path} did not begin to answer", self._answer_s)
@@ -253,12 +258,7 @@ class Server:
 
 
 def _content(body: object) -> Content:
-    if body is None or isinstance(body, Upload):
-        return body
-    try:
-        return msgspec.json.encode(body)
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
-        raise ConfigError(f"the request cannot be written as JSON: {exc}") from exc
+    return body if body is None or isinstance(body, Upload) else as_json(body)
 
 
 def redirect_target(origin: str, target: str, location: str, status: int) -> tuple[str, str]:
@@ -267,13 +267,14 @@ def redirect_target(origin: str, target: str, location: str, status: int) -> tup
     Raises:
         StatusError: it cannot be followed, or gives up TLS.
     """
+    shown = address_shown(location)
     try:
         base = urlsplit(origin)
         parts = urlsplit(urljoin(f"{base.scheme}://{base.netloc}{target}", location))
         port = parts.port or _PORTS[parts.scheme]
         name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     except (ValueError, KeyError) as exc:
-        raise StatusError(status, f"the server redirects to {location[:200]!r}, which is no address") from exc
+        raise StatusError(status, f"the server redirects to {shown}, which is no address") from exc
     if not location or not name or (base.scheme == "https" and parts.scheme == "http"):
-        raise StatusError(status, f"the server redirects to {location[:200]!r}, which is not followed", url=origin)
+        raise StatusError(status, f"the server redirects to {shown}, which is not followed", url=origin)
     return f"{parts.scheme}://{name}:{port}", (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+from functools import partial
 from typing import TYPE_CHECKING
+from urllib.request import getproxies_environment, proxy_bypass
 
 import anyio
 import httpx
@@ -20,10 +22,11 @@ from ollama_async_mem.errors import (
     StreamTruncated,
 )
 
-from ._connection import tls_context
+from ._connection import LOST, made_once, tls_context
 from ._exchange import Upload
 from ._links import answer_of
 from ._loops import CLOSING_S, PerLoop
+from ._pool import NoFreeConnection
 from ._transport import EXCHANGE, OllamaTransport
 
 if TYPE_CHECKING:
@@ -53,22 +56,23 @@ class HttpxLink:
         self._options = options
         self._auth = auth
         self._verify = options.verify
+        self._tls = made_once(partial(tls_context, options.verify))
         self._through_proxy = through_proxy and options.transport is None
         self._is_ours = not through_proxy and options.transport is None
         self._origin = httpx.URL("http://localhost" if host.socket_path else host.url).copy_with(path="/")
+        self._way = _way(self._origin) if self._through_proxy else ""
         self._clients = PerLoop(self._new_client)
         self._is_closed = False
 
     async def open(self, method: str, target: str, content: Content) -> Answer:
         """Send a request for an absolute path and wait for the head of the answer."""
-        if self._is_closed:
-            raise OllamaError("the client is closed")
+        self._check_open()
         headers = {} if content is None else {"content-type": "application/json"}
         if isinstance(content, Upload):
             headers = {"content-type": content.kind, "content-length": str(content.size_bytes)}
         body = content.checked() if isinstance(content, Upload) else content
         client = self._clients.found() or await self._made()
-        with _mapped_errors(self._host.url, begun=False):
+        with _mapped_errors(self._host.url, begun=False, way=self._way):
             url = self._origin.copy_with(raw_path=target.encode())
             request = client.build_request(method, url, content=body, headers=headers)
             response = await client.send(request, stream=True)
@@ -76,9 +80,14 @@ class HttpxLink:
             return await answer_of(response.extensions[EXCHANGE])
         return HttpxAnswer(response, self._host.url)
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise OllamaError("the client is closed")
+
     async def _made(self) -> httpx.AsyncClient:
         if self._through_proxy:  # then httpx needs it at once, and would make it here
-            self._verify = await to_thread.run_sync(tls_context, self._verify)
+            self._verify = await to_thread.run_sync(self._tls)
+            self._check_open()
         return await self._clients.made()
 
     def _new_client(self) -> httpx.AsyncClient:
@@ -88,7 +97,7 @@ class HttpxLink:
                 headers=dict(options.headers),
                 auth=self._auth,
                 verify=self._verify if self._through_proxy else True,
-                timeout=httpx.Timeout(None, connect=options.connect_s),
+                timeout=httpx.Timeout(None, connect=options.connect_s, pool=options.wait_s),
                 limits=httpx.Limits(max_connections=options.max_connections, keepalive_expiry=300),
                 transport=self._new_transport(),
                 trust_env=not self._host.is_loopback,  # a proxy of the environment cannot reach our loopback
@@ -153,19 +162,34 @@ class HttpxAnswer:
             await self._response.aclose()
 
 
+def _way(origin: httpx.URL) -> str:
+    """Name the environment's proxy, where that is what is not reached."""
+    proxies = getproxies_environment()
+    is_used = (origin.scheme in proxies or "all" in proxies) and not proxy_bypass(origin.host)
+    return " (through the environment's proxy)" if is_used else ""
+
+
 @contextlib.contextmanager
-def _mapped_errors(url: str, *, begun: bool = True) -> Iterator[None]:
+def _mapped_errors(url: str, *, begun: bool = True, way: str = "") -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as exc:
         if isinstance(ours := exc.__cause__, OllamaError):  # what our own transport met, as it was
             raise ours from ours.__cause__
-        raise _error(exc, url, begun=begun) from exc
+        raise _error(exc, url, begun=begun, way=way) from exc
+    except (OSError, *LOST) as exc:  # of the user's transport, which need not speak httpx's errors
+        says = str(exc) or type(exc).__name__
+        raise (StreamTruncated(f"{url} broke off its answer: {says}") if begun else ConnectFailed(url, says)) from exc
 
 
-def _error(exc: httpx.HTTPError | httpx.InvalidURL | httpx.StreamError, url: str, *, begun: bool) -> OllamaError:
-    if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
-        return ConnectFailed(url, str(exc) or "no connection in time")
+def _error(
+    exc: httpx.HTTPError | httpx.InvalidURL | httpx.StreamError, url: str, *, begun: bool, way: str
+) -> OllamaError:
+    if isinstance(exc, httpx.PoolTimeout):
+        wait_s = exc.request.extensions.get("timeout", {}).get("pool") or 0
+        return NoFreeConnection(f"all connections to {url} are busy (max_connections=), none became free", wait_s)
+    if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+        return ConnectFailed(url, f"{str(exc) or 'no connection in time'}{way}")
     if isinstance(exc, httpx.TimeoutException):
         limit_s = exc.request.extensions.get("timeout", {}).get("read") or 0
         return (StallTimeout if begun else FirstByteTimeout)(f"{url} sent nothing", limit_s)

@@ -36,8 +36,11 @@ _CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
 
 def make_link(host: Host, options: LinkOptions) -> Link:
     """Choose the way: httpx where its transports, authentication or the environment's proxies are wanted."""
-    auth = options.auth or ((host.username, host.password) if host.username or host.password else None)
-    has_credentials = auth is not None or any(name.lower() in _CREDENTIALS for name in options.headers)
+    names = {name.lower() for name in options.headers}
+    auth = options.auth
+    if auth is None and (host.username or host.password) and "authorization" not in names:
+        auth = (host.username, host.password)
+    has_credentials = auth is not None or names & _CREDENTIALS
     if has_credentials and host.url.startswith("http:") and not host.is_loopback:
         _LOGGER.warning("credentials for %s go over plain http, where others can read them: use https", host.url)
     has_proxy = not host.is_loopback and _has_proxy()
@@ -58,7 +61,7 @@ class NativeLink:
     def __init__(self, host: Host, options: LinkOptions, auth: tuple[str, str] | None) -> None:
         address, authority = _address(host, options.verify)
         self._pool = Pool(address, max_connections=options.max_connections)
-        self._limits = Limits(connect_s=options.connect_s)
+        self._limits = Limits(wait_s=options.wait_s, connect_s=options.connect_s)
         headers = {"host": authority, **_authorization(auth), **{k.lower(): v for k, v in options.headers.items()}}
         self._headers = header_lines(headers.items())
 

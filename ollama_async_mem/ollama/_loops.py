@@ -49,7 +49,9 @@ class PerLoop(Generic[T]):
         return self._made.get(_this_loop())
 
     async def made(self) -> T:
-        """Make that of the running loop."""
+        """Give that of the running loop; the first time, make it."""
+        if mine := self.found():  # whoever had to wait before may not be the first any more
+            return mine
         self._forget_dead_loops()
         token = _this_loop()
         mine = self._made[token] = self._make()

@@ -12,7 +12,7 @@ import msgspec
 
 from ollama_async_mem.errors import ProtocolError
 
-from .schema import UNREADABLE, decode_line
+from ._decode import UNREADABLE, decode_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

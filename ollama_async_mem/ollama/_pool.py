@@ -159,7 +159,7 @@ class _Lane:
         self.is_closed = False
         self._address = address
         self._idle_s = idle_s
-        self._free = slots
+        self._slots = self._free = slots
         self._waiting: deque[anyio.Event] = deque()
         self._connecting: set[anyio.CancelScope] = set()
 
@@ -179,7 +179,11 @@ class _Lane:
             raise
         if self.is_closed or not turn.is_set():
             self._give_up(turn)
-            raise _closed() if self.is_closed else NoFreeConnection(f"{self._address.url} is busy", wait_s or 0)
+            raise _closed() if self.is_closed else NoFreeConnection(self._all_busy, wait_s or 0)
+
+    @property
+    def _all_busy(self) -> str:
+        return f"all {self._slots} connections to {self._address.url} are busy (max_connections=), none became free"
 
     def _give_up(self, turn: anyio.Event) -> None:
         if turn.is_set():

@@ -12,11 +12,13 @@ import msgspec
 
 from ollama_async_mem.errors import AuthenticationFailed, ModelNotFound, ServerBusy, StatusError
 
-from .schema import UNREADABLE, ErrorBody
+from ._decode import UNREADABLE, failure
+from .schema import ErrorBody
 
-__all__ = ["status_error"]
+__all__ = ["address_shown", "status_error"]
 
 _EXCERPT_BYTES = 512
+_ADDRESS_CHARS = 200
 _BUSY = {429, 499, 502, 503, 504}
 _DENIED = {401, 403}
 _METHOD_CHANGING_REDIRECTS = {301, 302, 303}
@@ -41,14 +43,22 @@ _DISCONNECTED = (
 )
 
 
-def status_error(status: int, body: bytes, retry_after: str, url: str) -> StatusError:
+def status_error(status: int, body: bytes, retry_after: str, url: str, location: str = "") -> StatusError:
     """Make the error that a refusal means."""
     words, signin_url = _read(body)
     if status in _METHOD_CHANGING_REDIRECTS:
-        words = f"the server redirects with status {status}, which would turn a POST into a GET, so it is not followed"
+        words = (
+            f"the server redirects to {address_shown(location)}, which is not followed: only the statuses 307 and 308 "
+            "keep a request as it is. If the server is there, give that address as host= or OLLAMA_HOST"
+        )
     kind = _kind(status, words)
     words = words or f"the server answered with status {status}"
     return kind(status, words, url=url, retry_after_s=_retry_after_s(retry_after), signin_url=signin_url)
+
+
+def address_shown(location: str) -> str:
+    """Quote where a redirect leads, without a user's name and password."""
+    return repr(re.sub(r"//[^/?#]*@", "//", location)[:_ADDRESS_CHARS])
 
 
 def _kind(status: int, words: str) -> type[StatusError]:
@@ -75,10 +85,7 @@ def _read(body: bytes) -> tuple[str, str]:
         refusal = msgspec.json.decode(body, type=ErrorBody)
     except UNREADABLE:
         return body[:_EXCERPT_BYTES].decode(errors="replace").strip(), ""
-    error = refusal.error
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    return str(error or ""), refusal.signin_url if isinstance(refusal.signin_url, str) else ""
+    return failure(refusal.error) or "", refusal.signin_url if isinstance(refusal.signin_url, str) else ""
 
 
 def _retry_after_s(value: str) -> float | None:

@@ -6,26 +6,47 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
 import anyio
 import anyio.to_thread
 
 from ollama_async_mem.errors import ConfigError
 
-from ._options import checked_options
+from ._options import checked_options, nearest
 from .formats import json_schema
 from .schema import ChatMessage
 
-__all__ = ["ChatFields", "GenerateFields", "Image", "chat_body", "filled", "generate_body", "named", "seconds"]
+__all__ = [
+    "ChatFields",
+    "GenerateFields",
+    "Image",
+    "chat_body",
+    "check_fields",
+    "checked_texts",
+    "described",
+    "filled",
+    "generate_body",
+    "named",
+    "seconds",
+]
 
 Image: TypeAlias = str | bytes | Path
 """A path, the bytes of a file, or their base64."""
 
 _MOST_LOGPROBS = 20
+_FLAGS = ("insecure", "logprobs", "raw", "shift", "truncate", "verbose")
+_TEXTS = ("content", "role", "suffix", "system", "template", "thinking", "tool_call_id", "tool_name")
+_KINDS: Final[dict[str, tuple[Any, str]]] = {
+    **dict.fromkeys(_FLAGS, (bool, "True or False")),
+    **dict.fromkeys(_TEXTS, (str, "a text")),
+    "context": (list | tuple, "the list of numbers that another answer gave"),
+    "think": (bool | str, 'True, False or a text such as "high"'),
+    "tool_calls": (list | tuple, "a list"),
+}
 _DURATION = re.compile(r"[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+)", re.ASCII)  # Go's time.ParseDuration
 
 
@@ -57,8 +78,13 @@ class ChatFields(_SharedFields, total=False):
 
 
 class GenerateFields(_SharedFields, total=False):
-    """What `generate` takes besides; `raw` sends the prompt without the model's template."""
+    """What `generate` takes besides.
 
+    raw: send the prompt without the model's template.
+    context: `.context` of the answer that this one goes on from; the server will drop it, `chat` takes its place.
+    """
+
+    context: Sequence[int] | None
     suffix: str | None
     system: str | None
     template: str | None
@@ -73,11 +99,21 @@ async def chat_body(model: str, messages: object, fields: ChatFields, *, stream:
         ConfigError: an argument is not what it should be; nothing was sent.
     """
     _check(fields, ChatFields)
-    if not isinstance(messages, list | tuple) or not all(isinstance(m, dict | ChatMessage) for m in messages):
+    if not isinstance(messages, list | tuple):
         raise ConfigError('messages is a list like [{"role": "user", "content": "hi"}]')
-    tools = [t if isinstance(t, Mapping) else _described(t) for t in fields.get("tools") or ()]
-    written = {**fields, "tools": tools or None}
-    return _body(model, written, messages=[await _with_images(m) for m in messages], stream=stream)
+    written = {**fields, "tools": described(fields.get("tools")) or None}
+    return _body(model, written, messages=[await _message(m) for m in messages], stream=stream)
+
+
+def described(tools: object) -> list[Any]:
+    """Describe the functions among tools.
+
+    Raises:
+        ConfigError: that is no list of functions and descriptions.
+    """
+    if not isinstance(tools, Iterable | None) or isinstance(tools, str | Mapping):
+        raise ConfigError(f"tools is a list of functions and of JSON descriptions, got {type(tools).__name__}")
+    return [tool if isinstance(tool, Mapping) else _described(tool) for tool in tools or ()]
 
 
 def _described(function: Callable[..., Any]) -> dict[str, Any]:
@@ -111,10 +147,44 @@ def _body(model: str, fields: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 def _check(fields: Mapping[str, Any], known: type) -> None:
     for name in fields:
         if name not in known.__annotations__ and name not in _SharedFields.__annotations__:
-            raise ConfigError(f"unknown argument {name!r}; model parameters such as temperature go into options=")
-    top = fields.get("top_logprobs")
-    if top is not None and not (isinstance(top, int) and 0 <= top <= _MOST_LOGPROBS):
-        raise ConfigError(f"top_logprobs is from 0 to {_MOST_LOGPROBS}, got {top!r}")
+            hint = nearest(name, [*known.__annotations__, *_SharedFields.__annotations__])
+            raise ConfigError(f"unknown argument {name!r}{hint}; model parameters such as temperature go into options=")
+    check_fields(fields)
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Refuse fields of a wrong type, to which the server would answer in Go's words; None stands for absent.
+
+    Raises:
+        ConfigError: says which, and what it should be.
+    """
+    for name, value in fields.items():
+        kind, words = _KINDS.get(name, (object, ""))
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"{name} is {words}, got {value!r:.80}")
+    if not _is_whole(top := fields.get("top_logprobs"), 0, _MOST_LOGPROBS):
+        raise ConfigError(f"top_logprobs is from 0 to {_MOST_LOGPROBS}, got {top!r:.80}")
+    if not _is_whole(dimensions := fields.get("dimensions"), 1, math.inf):
+        raise ConfigError(f"dimensions is an integer of at least 1, got {dimensions!r:.80}")
+
+
+def _is_whole(value: object, least: int, most: float) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and least <= value <= most)
+
+
+def checked_texts(texts: object) -> list[str]:
+    """Write what is to be embedded as a list; one text is a list of one.
+
+    Raises:
+        ConfigError: it is neither a text nor a sequence of texts.
+    """
+    given = [texts] if isinstance(texts, str) else texts
+    if not isinstance(given, Sequence):
+        raise ConfigError(f"texts is a text or a list of texts, got {type(texts).__name__}")
+    for place, text in enumerate(given):
+        if not isinstance(text, str):
+            raise ConfigError(f"texts is a text or a list of texts, but item {place} is a {type(text).__name__}")
+    return list(given)
 
 
 def filled(**fields: Any) -> dict[str, Any]:
@@ -137,16 +207,20 @@ def seconds(keep_alive: float | str | timedelta | None) -> float | str | None:
     """
     if isinstance(keep_alive, timedelta):
         return keep_alive.total_seconds()
-    is_number = isinstance(keep_alive, int | float) and not isinstance(keep_alive, bool) and math.isfinite(keep_alive)
+    is_number = isinstance(keep_alive, int | float) and not isinstance(keep_alive, bool) and abs(keep_alive) < math.inf
     if is_number or keep_alive is None or (isinstance(keep_alive, str) and _DURATION.fullmatch(keep_alive)):
         return keep_alive
     raise ConfigError(f'keep_alive is a number of seconds, a timedelta or a text such as "5m", got {keep_alive!r:.80}')
 
 
-async def _with_images(message: Any) -> Any:
-    if not (isinstance(message, dict) and message.get("images")):
+async def _message(message: object) -> Any:
+    """Check a message and encode its images."""
+    if isinstance(message, ChatMessage):
         return message
-    return {**message, "images": await _encoded(message["images"])}
+    if not isinstance(message, Mapping) or not message.get("role"):
+        raise ConfigError('a message is a mapping like {"role": "user", "content": "hi"}, with a role')
+    check_fields(message)
+    return {**message, "images": await _encoded(message["images"])} if message.get("images") else dict(message)
 
 
 async def _encoded(images: object) -> list[str] | None:

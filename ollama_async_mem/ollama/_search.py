@@ -27,7 +27,8 @@ _OFF = {"0", "false", "no", "off"}
 def may_search(wanted: bool | None, host: Host, options: LinkOptions) -> bool:  # noqa: FBT001 - as users give it
     """Whether another server may be searched for in place of `host`; None leaves it to the environment, where it may.
 
-    Never where there are credentials, headers or a transport of the user: they are for the configured server alone.
+    Never where there are credentials, headers, a transport or an ssl.SSLContext of the user: they are for the
+    configured server alone.
     """
     if wanted is None:
         wanted = os.environ.get(_SWITCH, "").strip().lower() not in _OFF

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 import anyio
 
-from ollama_async_mem.errors import ConfigError, OllamaError, StreamFailed, StreamTruncated
+from ollama_async_mem.errors import ConfigError, OllamaError, ProtocolError, StreamFailed, StreamTruncated
 
+from ._decode import failure
 from ._ndjson import NDJSONDecoder
 from .formats import parse_answer
-from .schema import ChatChunk, ChatResponse, GenerateChunk, GenerateResponse, failure
+from .schema import ChatChunk, ChatResponse, GenerateChunk, GenerateResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHAT", "GENERATE", "AnswerStream", "ChatStream", "GenerateStream", "failure", "open_chunks"]
 
+MAX_STREAM_BYTES = 256 * 1024 * 1024  # a token's line has some 150 bytes, ten times that with its logprobs
 REST_BYTES = 64 * 1024
 REST_S = 0.05
 T = TypeVar("T")
@@ -81,6 +83,7 @@ class AnswerStream(Generic[Chunk, Response]):
         self._stack = AsyncExitStack()
         self._is_opened = False
         self._is_ended = False
+        self._is_left = False
         self._chunks: AsyncGenerator[Chunk, None] | None = None
         self._text: list[str] = []
         self._thinking: list[str] = []
@@ -98,6 +101,7 @@ class AnswerStream(Generic[Chunk, Response]):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._is_left = True
         await self._stack.aclose()
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
@@ -106,9 +110,13 @@ class AnswerStream(Generic[Chunk, Response]):
         Raises:
             StreamFailed: the server reported an error.
             StreamTruncated: the stream ended, or broke, before the chunk that says `done`.
+            ProtocolError: a line is not Ollama's, or they are more than a stream may have.
+            ConfigError: the context is not entered yet, or was left before the end.
         """
         if self._chunks is None:
             raise ConfigError("a stream is opened by 'async with' before it is iterated")
+        if self._is_left and not self._last.done:
+            raise ConfigError("the stream was left before its end: iterate it inside its 'async with'")
         return self._chunks
 
     async def __anext__(self) -> Chunk:
@@ -117,27 +125,31 @@ class AnswerStream(Generic[Chunk, Response]):
     async def _read(self, receive: Receive) -> AsyncGenerator[Chunk, None]:
         """One loop from bytes to chunks: what is done here is done for every token."""
         decoder, part_of, text = NDJSONDecoder(self._kind.chunk), self._kind.part_of, self._kind.text
-        piece = b"-"
-        while piece:
-            try:
+        piece, left = b"-", MAX_STREAM_BYTES
+        try:
+            while piece:
                 piece = await receive()
-            except StreamTruncated as exc:
-                raise StreamTruncated(str(exc), partial=self._partial) from exc
-            for chunk in decoder.feed(piece) if piece else decoder.flush():
-                if chunk.error and (complaint := failure(chunk.error)):
-                    raise StreamFailed(complaint, partial=self._partial)
-                self._last = chunk
-                part = part_of(chunk)
-                self._text.append(getattr(part, text))
-                if part.thinking or part.tool_calls or chunk.logprobs:
-                    self._thinking.append(part.thinking)
-                    self._tool_calls += part.tool_calls
-                    self._logprobs += chunk.logprobs
-                yield chunk
-                if chunk.done:
-                    await self._read_rest(receive)
-                    return
-        raise StreamTruncated("the answer ended before it was done", partial=self._partial)
+                left -= len(piece)
+                if left < 0:
+                    raise ProtocolError(f"the server sent a stream of more than {MAX_STREAM_BYTES:,} bytes")
+                for chunk in decoder.feed(piece) if piece else decoder.flush():
+                    if chunk.error and (complaint := failure(chunk.error)):
+                        raise StreamFailed(complaint)
+                    self._last = chunk
+                    part = part_of(chunk)
+                    self._text.append(getattr(part, text))
+                    if part.thinking or part.tool_calls or chunk.logprobs:
+                        self._thinking.append(part.thinking)
+                        self._tool_calls += part.tool_calls
+                        self._logprobs += chunk.logprobs
+                    yield chunk
+                    if chunk.done:
+                        await self._read_rest(receive)
+                        return
+            raise StreamTruncated("the answer ended before it was done")
+        except OllamaError as exc:
+            exc.partial = self._partial
+            raise
 
     async def _read_rest(self, receive: Receive) -> None:
         """Read what comes behind `done`, once, if that is little and soon: the connection can then be used again."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from ollama_async_mem.errors import (
     ConfigError,
@@ -26,7 +25,8 @@ from ollama_async_mem.errors import (
 )
 
 from ._blobs import check_readable, sources, stored
-from ._exchange import Upload
+from ._exchange import Upload, as_json
+from ._options import nearest
 from ._requests import filled
 from ._retry import with_retry
 from ._streams import failure, open_chunks
@@ -125,7 +125,7 @@ def open_create(server: Server, retry: RetryPolicy, model: str, fields: CreateFi
     given: Any = {**fields, "from": fields.get("from_")}
     files = {name: sources(name, given[name]) for name in _FILES if given.get(name) is not None}
     body = filled(model=model, stream=True, **{k: v for k, v in given.items() if k not in {"from_", *_FILES}})
-    _encoded(body)  # before anything is uploaded
+    as_json(body)  # before anything is uploaded
     return _created(server, retry, body, files)
 
 
@@ -207,7 +207,7 @@ async def _asked_once(
     server: Server, retry: RetryPolicy, path: str, body: object, failed: Failed
 ) -> AsyncIterator[Lines]:
     """Send a request that must not be done twice: tried again only while none of its body was sent."""
-    encoded = _encoded(body)
+    encoded = as_json(body)
     async with AsyncExitStack() as stack:
 
         async def ask() -> Lines:
@@ -246,7 +246,8 @@ def _check(fields: CreateFields) -> None:
     given = {name: value for name, value in fields.items() if value is not None}
     for name in given:
         if name not in CreateFields.__annotations__:
-            raise ConfigError(f"unknown argument {name!r}{_nearest(name)}")
+            known = CreateFields.__annotations__
+            raise ConfigError(f"unknown argument {name!r}{nearest(name, known) or '; there are ' + ', '.join(known)}")
     for name in _TEXTS:
         if not isinstance(given.get(name, ""), str):
             raise ConfigError(f"{name} is a text, got {given[name]!r}")
@@ -265,17 +266,3 @@ def _check(fields: CreateFields) -> None:
 def _check_from(model: object) -> None:
     if not isinstance(model, str) or not model.strip() or model.startswith((".", "/", "~")):
         raise ConfigError(f"from_ is the name of an installed model, got {model!r}; give a file as files=[path]")
-
-
-def _nearest(name: str) -> str:
-    import difflib  # noqa: PLC0415 - only to word an error
-
-    near = difflib.get_close_matches(name, CreateFields.__annotations__, 1)
-    return f": did you mean {near[0]!r}?" if near else f"; there are {', '.join(CreateFields.__annotations__)}"
-
-
-def _encoded(body: object) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
-        raise ConfigError(f"the request cannot be written as JSON: {exc}") from exc

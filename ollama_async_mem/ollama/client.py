@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -11,21 +10,32 @@ import anyio
 import msgspec
 
 from ollama_async_mem import __version__
-from ollama_async_mem.errors import ConfigError, ModelNotFound, OllamaError, StatusError, StreamTruncated
+from ollama_async_mem.errors import ConfigError, OllamaError, ProtocolError, StatusError, StreamTruncated
 
+from ._decode import UNREADABLE, decode
 from ._exchange import LinkOptions
 from ._http import Server, Timeouts
 from ._options import checked_options
-from ._requests import ChatFields, GenerateFields, chat_body, filled, generate_body, named, seconds
+from ._requests import (
+    ChatFields,
+    GenerateFields,
+    chat_body,
+    check_fields,
+    checked_texts,
+    filled,
+    generate_body,
+    named,
+    seconds,
+)
 from ._retry import RetryPolicy
 from ._search import may_search
+from ._settings import check_settings, check_way, key_header
 from ._streams import CHAT, GENERATE, AnswerStream
 from ._transfers import CreateFields, finished, open_create, open_pull, open_push
 from .formats import parse_answer
 from .hosts import parse_host
 from .models import ModelManager
 from .schema import (
-    UNREADABLE,
     ChatResponse,
     EmbedBody,
     GenerateResponse,
@@ -34,11 +44,10 @@ from .schema import (
     ShowResponse,
     TagsResponse,
     VersionResponse,
-    decode,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from datetime import timedelta
 
     import httpx
@@ -59,8 +68,6 @@ _TAGS = msgspec.json.Decoder(TagsResponse)
 _SHOW = msgspec.json.Decoder(ShowResponse)
 _VERSION = msgspec.json.Decoder(VersionResponse)
 _PACKED = msgspec.json.Decoder(PackedEmbeddings)
-_NOT_THERE = {400, 404, 405, 501}
-_FRAMING = {"content-length", "transfer-encoding", "connection"}
 _MANY = 16
 _ALIVE_S = 2.0
 
@@ -72,8 +79,10 @@ class OllamaClient:
         host: where the server is, in the grammar of OLLAMA_HOST; by default that variable, else
             http://127.0.0.1:11434.
         headers: sent with every request.
-        api_key: sent as `Authorization: Bearer`; by default OLLAMA_API_KEY for https hosts.
-        auth: any httpx authentication, in place of the host's own user and password.
+        api_key: sent as `Authorization: Bearer`; by default OLLAMA_API_KEY for https hosts, where nothing else says
+            who asks.
+        auth: user and password or any `httpx.Auth`, in place of the host's own. Only one of `api_key`, `auth` and an
+            Authorization header may be given.
         verify: False, or an `ssl.SSLContext`, in place of the system's certificates.
         timeouts: limits in seconds, see `Timeouts`.
         retry: what happens when the server refuses or is busy, see `RetryPolicy`.
@@ -101,19 +110,20 @@ class OllamaClient:
         find_host: bool | None = None,
     ) -> None:
         timeouts = timeouts or Timeouts()
-        _check_settings(host, headers or {}, timeouts, retry, max_connections)
+        headers = {} if headers is None else headers
+        check_settings(host, headers, timeouts, retry, max_connections)
+        check_way(auth, transport)
         address = parse_host(host if host is not None else os.environ.get("OLLAMA_HOST"))
         if address.socket_path and transport is not None:
             raise ConfigError(f"transport= decides where to connect: name the socket {address.url} there, not as host")
-        if api_key is None and address.url.startswith("https:"):
-            api_key = os.environ.get("OLLAMA_API_KEY")
         options = LinkOptions(
-            headers={**_HEADERS, **({"authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})},
+            headers={**_HEADERS, **key_header(api_key, auth, headers, address), **headers},
             auth=auth,
             verify=verify,
             connect_s=timeouts.connect_s,
             max_connections=max_connections,
             transport=transport,
+            wait_s=timeouts.first_byte_s,
         )
         self._retry = retry or RetryPolicy()
         search = may_search(find_host, address, options)
@@ -211,11 +221,12 @@ class OllamaClient:
         Raises:
             ModelNotFound: the server does not have the model.
         """
-        inputs = [texts] if isinstance(texts, str) else list(texts)
-        if self._packs and len(inputs) >= _MANY and truncate is None and options is None and keep_alive is None:
-            response = await self._embed_packed(named(model), inputs, dimensions)
-            if response is not None:
-                return response
+        inputs = checked_texts(texts)
+        check_fields({"truncate": truncate, "dimensions": dimensions})
+        is_plain = truncate is None and options is None and keep_alive is None
+        tries_packed = self._packs and is_plain and len(inputs) >= _MANY
+        if tries_packed and (packed := await self._embed_packed(named(model), inputs, dimensions)):
+            return packed
         body = filled(
             model=named(model),
             input=inputs,
@@ -227,24 +238,24 @@ class OllamaClient:
         response = decode(await self._server.request("POST", "/api/embed", body), _EMBED).response()
         if len(response.embeddings) != len(inputs):
             raise OllamaError(f"asked for {len(inputs)} embeddings, the server sent {len(response.embeddings)}")
+        if tries_packed:  # these texts and this model are fine, so it is the path that is not
+            self._packs = False
         return response
 
     async def _embed_packed(self, model: str, inputs: list[str], dimensions: int | None) -> EmbedResponse | None:
         """Embed over /v1/embeddings, whose base64 costs a twentieth of decimal numbers to read.
 
-        None where the server does not have it, or refuses: /api/embed then says why in its own words.
+        None where the server, or a proxy before it, does not have it or refuses: /api/embed then says why.
         """
         body = filled(model=model, input=inputs, dimensions=dimensions, encoding_format="base64")
         try:
             answer = await self._server.request("POST", "/v1/embeddings", body)
             response = _PACKED.decode(answer).response()
         except StatusError as exc:
-            if exc.retryable or exc.status not in _NOT_THERE:
+            if exc.retryable:
                 raise
-            self._packs = isinstance(exc, ModelNotFound)
             return None
-        except (*UNREADABLE, ValueError, TypeError):  # servers before 0.12.7 send numbers all the same
-            self._packs = False
+        except (ProtocolError, *UNREADABLE, ValueError, TypeError):  # servers before 0.12.7 send numbers all the same
             return None
         return response if len(response.embeddings) == len(inputs) else None
 
@@ -252,13 +263,15 @@ class OllamaClient:
         """List the installed models, newest first."""
         return decode(await self._server.request("GET", "/api/tags"), _TAGS).models
 
-    async def show(self, model: str) -> ShowResponse:
-        """Tell all about one model.
+    async def show(self, model: str, *, verbose: bool | None = None) -> ShowResponse:
+        """Tell all about one model; `verbose` adds its tensors and the long lists of `model_info`, as its tokens.
 
         Raises:
             ModelNotFound: the server does not have it.
         """
-        return decode(await self._server.request("POST", "/api/show", filled(model=named(model))), _SHOW)
+        check_fields({"verbose": verbose})
+        body = filled(model=named(model), verbose=verbose)
+        return decode(await self._server.request("POST", "/api/show", body), _SHOW)
 
     async def ps(self) -> list[RunningModel]:
         """List the loaded models."""
@@ -309,6 +322,7 @@ class OllamaClient:
         Raises:
             PullFailed: while iterating; the model does not exist, or the download failed.
         """
+        check_fields({"insecure": insecure})
         return open_pull(self._server, named(model), insecure=insecure)
 
     async def push(self, model: str, *, insecure: bool | None = None) -> None:
@@ -323,6 +337,7 @@ class OllamaClient:
 
     def stream_push(self, model: str, *, insecure: bool | None = None) -> Progress:
         """Upload a model to its registry and report the progress; arguments and errors as for `push`."""
+        check_fields({"insecure": insecure})
         return open_push(self._server, self._retry, named(model), insecure=insecure)
 
     async def create(self, model: str, **fields: Unpack[CreateFields]) -> None:
@@ -348,20 +363,3 @@ class OllamaClient:
 def _require_done(text: str, *, done: bool) -> None:
     if not done:
         raise StreamTruncated("the server broke off the answer before it was done", partial=text)
-
-
-def _check_settings(host: object, headers: object, timeouts: object, retry: object, max_connections: object) -> None:
-    """Refuse what could only fail later, at the first request."""
-    if not isinstance(host, str | None):
-        raise ConfigError(f"host is a text such as http://127.0.0.1:11434, got {host!r}")
-    if not isinstance(headers, Mapping):
-        raise ConfigError(f"headers is a mapping of texts, got {type(headers).__name__}")
-    for name, value in headers.items():
-        if not (isinstance(name, str) and isinstance(value, str) and f"{name}{value}".isprintable()):
-            raise ConfigError(f"the header {name!r} is not made of printable texts")
-        if name.lower() in _FRAMING or not f"{name}{value}".isascii():
-            raise ConfigError(f"the header {name!r} cannot be set: it is the client's own, or not ASCII")
-    if not isinstance(timeouts, Timeouts) or not isinstance(retry, RetryPolicy | None):
-        raise ConfigError(f"timeouts is a Timeouts and retry a RetryPolicy, got {timeouts!r} and {retry!r}")
-    if not isinstance(max_connections, int) or max_connections < 1:
-        raise ConfigError(f"max_connections is at least 1, got {max_connections!r}")

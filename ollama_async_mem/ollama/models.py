@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import anyio
 import msgspec
+from anyio.lowlevel import current_token
 
-from ollama_async_mem.errors import ModelNotFound, OllamaError, ProtocolError, PullFailed, StatusError
+from ollama_async_mem.errors import ConfigError, ModelNotFound, OllamaError, ProtocolError, PullFailed, StatusError
 
 from ._context import DEFAULT_CONTEXT, ContextSize, context_for, own_context, warn_if_cut
+from ._requests import named
 from .names import canonical, display
 
 if TYPE_CHECKING:
@@ -42,13 +44,29 @@ class PullState(msgspec.Struct, frozen=True, kw_only=True):
         return (self.total - self.completed) / self.bytes_per_s if self.bytes_per_s > 0 else None
 
 
+class _Caller:
+    """One who waits for a pull. When its `on_progress` fails, it leaves with that failure, and nobody else does."""
+
+    def __init__(self, on_progress: Callable[[PullState], None] | None) -> None:
+        self.scope = anyio.CancelScope()
+        self.failure: Exception | None = None
+        self._on_progress = on_progress
+
+    def tell(self, state: PullState) -> None:
+        if self._on_progress and not self.failure:
+            try:
+                self._on_progress(state)
+            except Exception as exc:  # noqa: BLE001 - it is raised where the function came from
+                self.failure = exc
+                self.scope.cancel()
+
+
 class _Pull:
     """A pull that several callers wait for. One of them does it; when that one leaves, the next takes over."""
 
     def __init__(self) -> None:
         self.lock = anyio.Lock()
-        self.listeners: list[Callable[[PullState], None]] = []
-        self.callers = 0
+        self.callers: list[_Caller] = []
         self.failure: OllamaError | None = None
 
 
@@ -57,9 +75,9 @@ class ModelManager:
 
     def __init__(self, client: OllamaClient) -> None:
         self._client = client
-        self._pulls: dict[str, _Pull] = {}
+        self._pulls: dict[tuple[object, str], _Pull] = {}  # locks cannot be shared by event loops: each has its own
         self._contexts: dict[str, ContextSize] = {}
-        self._sizing = anyio.Lock()
+        self._sizing: dict[object, anyio.Lock] = {}
 
     async def installed(self) -> list[ModelInfo]:
         """List the installed models, newest first."""
@@ -70,8 +88,16 @@ class ModelManager:
         return await self._client.ps()
 
     async def has(self, model: str) -> bool:
-        """Tell whether a model is installed; 'x' and 'x:latest' are one."""
-        wanted = canonical(model)
+        """Tell whether a model is installed; 'x' and 'x:latest' are one.
+
+        One that runs in the cloud ('x:cloud', 'x:120b-cloud') needs no installing: it counts as installed.
+
+        Raises:
+            ConfigError: that is no name.
+        """
+        wanted = canonical(named(model))
+        if wanted.endswith((":cloud", "-cloud")):
+            return True
         return any(canonical(info.name) == wanted for info in await self.installed())
 
     async def ensure(
@@ -84,30 +110,37 @@ class ModelManager:
         """Pull a model unless it is there; tells whether it had to be pulled.
 
         All who ask for one model at the same time share one pull, and each gets its progress. It is cancelled when
-        the last of them is; the server keeps what it has and goes on from there the next time.
+        the last of them is; the server keeps what it has and goes on from there the next time. What `on_progress`
+        raises ends this call, and not the pull that others wait for.
 
         Raises:
+            ConfigError: that is no name, or `on_missing` is another word.
             PullFailed: the model does not exist, which lists the tags of it that are installed, or the download failed.
             ModelNotFound: it is not there, and `on_missing` is "error"; lists the tags that are.
         """
+        if on_missing not in ("pull", "error"):
+            raise ConfigError(f"on_missing is 'pull' or 'error', got {on_missing!r}")
         if await self.has(model):
             return False
         if on_missing == "error":
             raise ModelNotFound(404, await self._missing(model))
-        pull = self._pulls.setdefault(canonical(model), _Pull())
-        pull.callers += 1
-        if on_progress:
-            pull.listeners.append(on_progress)
-        try:
-            async with pull.lock:
-                await self._pull(model, pull)
-        finally:
-            pull.callers -= 1
-            if on_progress:
-                pull.listeners.remove(on_progress)
-            if not pull.callers:
-                self._pulls.pop(canonical(model), None)
+        await self._pull_together(model, _Caller(on_progress))
         return True
+
+    async def _pull_together(self, model: str, caller: _Caller) -> None:
+        key = current_token(), canonical(model)
+        pull = self._pulls.setdefault(key, _Pull())
+        pull.callers.append(caller)
+        try:
+            with caller.scope:
+                async with pull.lock:
+                    await self._pull(model, pull)
+        finally:
+            pull.callers.remove(caller)
+            if not pull.callers:
+                del self._pulls[key]
+        if caller.failure:
+            raise caller.failure
 
     async def load(self, model: str, *, keep_alive: float | str | timedelta | None = None) -> None:
         """Load a model, so that its first answer does not wait for that.
@@ -141,11 +174,13 @@ class ModelManager:
         The server is asked (/api/ps, /api/show) only when the pin is to grow. A prompt that cannot fit is logged as
         a warning. The pins are those of this client.
         """
-        name = canonical(model)
+        name = canonical(named(model))
         if self._is_short_of(name, needed_tokens):
-            async with self._sizing:
+            async with self._sizing.setdefault(current_token(), anyio.Lock()):
                 if self._is_short_of(name, needed_tokens):  # whoever held the lock before may have settled it
-                    self._contexts[name] = await self._sized(model, needed_tokens)
+                    sized = await self._sized(model, needed_tokens)
+                    if self._is_short_of(name, needed_tokens):  # nor may what another loop has settled shrink
+                        self._contexts[name] = sized
         num_ctx = self._contexts.get(name, ContextSize()).num_ctx
         warn_if_cut(model, needed_tokens, max(num_ctx, DEFAULT_CONTEXT))
         return num_ctx or None
@@ -181,8 +216,8 @@ class ModelManager:
             async with self._client.stream_pull(model) as progress:
                 async for line in progress:
                     state = summed(model, line, layers, time.monotonic() - began)
-                    for listener in pull.listeners:
-                        listener(state)
+                    for caller in pull.callers:
+                        caller.tell(state)
         except OllamaError as exc:
             pull.failure = await self._explained(exc, model)
             raise pull.failure from exc.__cause__

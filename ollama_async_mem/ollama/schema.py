@@ -1,4 +1,4 @@
-"""Wire records of Ollama's API, and the lenient second way of decoding them.
+"""Wire records of Ollama's API; `_decode` reads them.
 
 Field names are those of the server (github.com/ollama/ollama, api/types.go). Durations are integers in
 nanoseconds, absent ones are 0. Unknown fields are ignored; what the server leaves out has a default.
@@ -6,19 +6,15 @@ nanoseconds, absent ones are 0. Unknown fields are ignored; what the server leav
 
 from __future__ import annotations
 
-import re
 import sys
 from array import array
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-from ollama_async_mem.errors import ProtocolError
-
 __all__ = [
-    "UNREADABLE",
     "ChatChunk",
     "ChatMessage",
     "ChatResponse",
@@ -36,24 +32,11 @@ __all__ = [
     "RunningModel",
     "ShowResponse",
     "TagsResponse",
+    "TensorInfo",
     "ToolCall",
     "ToolFunction",
     "VersionResponse",
-    "decode",
-    "decode_line",
-    "failure",
 ]
-
-T = TypeVar("T")
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are not JSON of a type, or nested too deeply."""
-
-_COMPLAINT = re.compile(rb'\s*\{\s*"error"')
-_HALF_CHARACTER = re.compile(  # a surrogate without its other half; whole pairs and escaped backslashes are passed over
-    r"\\\\|\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(\\u[dD][89a-fA-F][\da-fA-F]{2})"
-)
-_WHOLE = ("_count", "_duration", "_length", "size", "size_vram", "total", "completed", "index")
-_FREE = {"arguments", "model_info"}  # a model's or a file's own words; OpenAI's way is a text of JSON
 
 
 class ToolFunction(msgspec.Struct):
@@ -183,7 +166,7 @@ class PullProgress(msgspec.Struct):
 class PackedEmbedding(msgspec.Struct):
     """One vector of /v1/embeddings: base64 of little-endian float32, which msgspec decodes, and its place."""
 
-    embedding: bytes
+    embedding: bytearray  # so that callers may write to it, as to any other vector
     index: int = 0
 
 
@@ -207,12 +190,12 @@ class PackedEmbeddings(msgspec.Struct):
         return EmbedResponse(model=self.model, embeddings=vectors, prompt_eval_count=self.usage.prompt_tokens)
 
 
-def _native(data: bytes) -> bytes:
+def _native(data: bytearray) -> bytearray:
     if sys.byteorder == "little":
         return data
     swapped = array("f", data)
     swapped.byteswap()
-    return swapped.tobytes()
+    return bytearray(swapped.tobytes())
 
 
 class ModelDetails(msgspec.Struct):
@@ -229,9 +212,12 @@ class ModelDetails(msgspec.Struct):
 
 
 class ModelInfo(msgspec.Struct):
-    """An installed model; `size` in bytes."""
+    """An installed model; `size` in bytes, `model` is its name once more."""
 
     name: str = ""
+    model: str = ""
+    remote_model: str = ""
+    remote_host: str = ""
     modified_at: str = ""
     size: int = 0
     digest: str = ""
@@ -243,6 +229,7 @@ class RunningModel(msgspec.Struct):
     """A loaded model; sizes in bytes, `expires_at` is when it is unloaded, as the server writes it."""
 
     name: str = ""
+    model: str = ""
     size: int = 0
     size_vram: int = 0
     digest: str = ""
@@ -286,8 +273,16 @@ class TagsResponse(msgspec.Struct):
         return self.listed or []
 
 
+class TensorInfo(msgspec.Struct):
+    """One tensor of a model."""
+
+    name: str = ""
+    type: str = ""
+    shape: list[int] = []
+
+
 class ShowResponse(msgspec.Struct):
-    """All about one model."""
+    """All about one model; `tensors` come where `verbose` was asked for, `messages` are those of its Modelfile."""
 
     license: str = ""
     modelfile: str = ""
@@ -296,7 +291,15 @@ class ShowResponse(msgspec.Struct):
     system: str = ""
     details: ModelDetails = msgspec.field(default_factory=ModelDetails)
     model_info: dict[str, Any] = {}
+    projector_info: dict[str, Any] = {}
+    tensors: list[TensorInfo] = []
+    messages: list[ChatMessage] = []
     capabilities: list[str] = []
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    remote_model: str = ""
+    remote_host: str = ""
     modified_at: str = ""
 
     @property
@@ -325,64 +328,3 @@ class ErrorBody(msgspec.Struct):
 
     error: Any = ""
     signin_url: Any = ""
-
-
-_ERROR = msgspec.json.Decoder(ErrorBody)
-
-
-def failure(error: object) -> str | None:
-    """Read an `error`: the text of a failure, or None where there is none (absent, null and empty)."""
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    return str(error) if error else None
-
-
-def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a whole answer.
-
-    Raises:
-        ProtocolError: it is not JSON, or not of this shape; or it is an error, though its status is a success.
-    """
-    if _COMPLAINT.match(data) and (complaint := failure(decode_line(data, _ERROR).error)):
-        raise ProtocolError(f"the server sent an error in place of an answer: {complaint}")
-    return decode_line(data, decoder)
-
-
-def decode_line(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode one JSON document, leniently where the strict way fails.
-
-    Raises:
-        ProtocolError: it is not JSON, or not of this shape.
-    """
-    try:
-        return decoder.decode(data)
-    except UNREADABLE:
-        return _decode_leniently(data, decoder.type)
-
-
-def _decode_leniently(data: bytes, type_: type[T]) -> T:
-    """Decode what other servers and proxies send: nulls for absent, floats for integers, broken UTF-8."""
-    text = data.decode(errors="replace").removeprefix("\ufeff")
-    try:
-        raw = msgspec.json.decode(_HALF_CHARACTER.sub(lambda found: "\\ufffd" if found[1] else found[0], text))
-        return msgspec.convert(_tidy(raw), type_, strict=False)
-    except (*UNREADABLE, ValueError, OverflowError) as exc:
-        raise ProtocolError(f"the server sent what Ollama does not send ({exc}): {_excerpt(data)}") from exc
-
-
-def _tidy(value: Any) -> Any:
-    """Drop nulls and cut fractions off counts, durations and sizes, at any depth of what has a shape."""
-    if isinstance(value, dict):
-        return {name: _tidied(name, field) for name, field in value.items() if field is not None}
-    return [_tidy(v) for v in value] if isinstance(value, list) else value
-
-
-def _tidied(name: str, value: Any) -> Any:
-    if name in _FREE:
-        return msgspec.json.decode(value or "{}") if isinstance(value, str) else value
-    return int(value) if isinstance(value, float) and name.endswith(_WHOLE) else _tidy(value)
-
-
-def _excerpt(data: bytes, limit: int = 200) -> str:
-    text = data[: limit + 1].decode(errors="replace").strip()
-    return repr(text[:limit]) + ("..." if len(data) > limit else "")

@@ -27,7 +27,7 @@ from fakes import (
     stream_head,
 )
 
-from ollama_async_mem import ChatMessage, OllamaClient, RetryPolicy, Timeouts
+from ollama_async_mem import ChatMessage, OllamaClient, RetryPolicy, Timeouts, run_tools
 from ollama_async_mem.errors import (
     ConfigError,
     ConnectFailed,
@@ -195,6 +195,17 @@ async def test_embeddings_are_float32_buffers(server: ScriptedOllama) -> None:
     assert not (arrays[0] == arrays[1]).all()
 
 
+@pytest.mark.parametrize("count", [15, 16])
+async def test_vectors_can_be_written_to(server: ScriptedOllama, count: int) -> None:
+    """As to normalise them in place; on both ways."""
+    async with OllamaClient(server.url) as client:
+        response = await client.embed("nomic-embed-text", ["a"] * count)
+    for vector in response.embeddings:
+        assert (vector.format, vector.itemsize) == ("f", 4)
+        np.asarray(vector)[:] = 2
+        assert vector[0] == 2
+
+
 async def test_a_missing_vector_is_an_error(server: ScriptedOllama) -> None:
     """As many vectors as texts, or an error: the server answers the empty text with none."""
     server.enqueue("POST /api/embed", Reply(json={"model": "m", "embeddings": []}))
@@ -211,6 +222,42 @@ async def test_the_small_endpoints(server: ScriptedOllama) -> None:
         assert await client.version() == server.settings.version
     assert [m.name for m in models] == ["llama3.2:latest", "nomic-embed-text:latest"]
     assert (shown.embedding_length, shown.context_length) == (256, 131_072)
+
+
+async def test_what_the_server_tells_of_a_model_is_read(server: ScriptedOllama) -> None:
+    """Fields that only some models have."""
+    remote = {"remote_model": "big", "remote_host": "https://ollama.com"}
+    shown = {
+        "renderer": "r", "parser": "p", "requires": "0.14.0", **remote,
+        "messages": [{"role": "user", "content": "hi"}],
+        "projector_info": {"clip.vision.size": 1.5},
+        "tensors": [{"name": "output.weight", "type": "Q6_K", "shape": [2, 3]}],
+    }  # fmt: skip
+    server.enqueue("POST /api/show", Reply(json=shown))
+    server.enqueue("GET /api/tags", Reply(json={"models": [{"name": "a", "model": "a:latest", **remote}]}))
+    server.enqueue("GET /api/ps", Reply(json={"models": [{"name": "a", "model": "a:latest"}]}))
+    async with OllamaClient(server.url) as client:
+        assert shown.items() <= msgspec.to_builtins(await client.show("m", verbose=True)).items()
+        [listed], [loaded] = await client.tags(), await client.ps()
+    assert (listed.model, listed.remote_model, listed.remote_host) == ("a:latest", *remote.values())
+    assert loaded.model == "a:latest"
+
+
+@pytest.mark.parametrize("words", ['{"city": "Rome"', "Rome", '"Rome"', "[1]", "null"])
+async def test_tool_arguments_that_are_no_object_are_told_to_the_model(server: ScriptedOllama, words: str) -> None:
+    """The rest of the answer is of use all the same, and the model may try again."""
+
+    def weather(city: str = "") -> str:
+        """Tell the weather."""
+        return f"sunny in {city}"
+
+    call = {"function": {"name": "weather", "arguments": words}}
+    server.enqueue("POST /api/chat", Reply(json={"message": {"content": "so", "tool_calls": [call]}, "done": True}))
+    async with OllamaClient(server.url) as client:
+        reply = await client.chat("m", HI, tools=[weather])
+    assert reply.message.content == "so"
+    assert reply.message.tool_calls[0].function.arguments == {"not a JSON object": words}
+    assert "not a JSON object" in (await run_tools(reply, [weather]))[0]["content"]
 
 
 async def test_a_pull_reports_progress_and_succeeds(server: ScriptedOllama) -> None:

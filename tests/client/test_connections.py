@@ -6,10 +6,24 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import httpx
 import pytest
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
-from fakes import STALL, Close, Pause, Raw, Reply, Request, ScriptedOllama, head
+from fakes import (
+    LAST_CHUNK,
+    STALL,
+    Close,
+    Hold,
+    Pause,
+    Raw,
+    Reply,
+    Request,
+    ScriptedOllama,
+    head,
+    line_chunk,
+    stream_head,
+)
 from fakes import chunk as http_chunk
 
 from ollama_async_mem import OllamaClient, Timeouts
@@ -25,7 +39,7 @@ from ollama_async_mem.ollama._links import NativeLink
 from ollama_async_mem.ollama._pool import NoFreeConnection, Pool
 from ollama_async_mem.ollama.hosts import Host
 
-from .backends import ONCE, VERSION, on_both, pool_of, read, tls_server, together, trusting
+from .backends import HI, LINE, ONCE, VERSION, on_both, pool_of, read, tls_server, together, trusting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -72,6 +86,34 @@ async def test_waiting_for_a_connection_can_be_limited(fake: ScriptedOllama) -> 
     exchange = await pool.exchange("GET", request, b"", Limits(wait_s=1))
     await exchange.aclose()
     await pool.aclose()
+
+
+WAYS: dict[str, Callable[[], dict[str, Any]]] = {
+    "our own": dict,
+    "httpx's authentication": lambda: {"auth": httpx.DigestAuth("me", "x")},
+    "httpx's connections": lambda: {"transport": httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=1))},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@on_both
+async def test_a_stream_that_holds_the_only_connection_is_told_from_a_slow_server(
+    fake: ScriptedOllama, way: str
+) -> None:
+    """Who waits for its end as long as for a first byte hears that all connections are busy."""
+    hold = Hold()
+    done = line_chunk(b'{"done":true}')
+    fake.enqueue("POST /api/chat", Raw([stream_head(), line_chunk(LINE), hold, done, LAST_CHUNK]))
+    limits = Timeouts(first_byte_s=0.1)
+    async with OllamaClient(fake.url, max_connections=1, timeouts=limits, **WAYS[way]()) as client:
+        async with client.stream_chat("m", HI) as stream:
+            await anext(stream)
+            with anyio.fail_after(2), pytest.raises(NoFreeConnection, match=r"busy \(max_connections=\).* 0.1 s"):
+                await client.version()
+            assert len(fake.requests) == 1
+            hold.release()
+            assert [piece async for piece in stream.text()] == []
+        assert await client.version()
 
 
 @on_both

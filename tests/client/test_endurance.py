@@ -122,6 +122,20 @@ async def test_a_flood_within_a_stream(fake: ScriptedOllama, name: str) -> None:
 
 
 @on_both
+async def test_an_answer_without_end(fake: ScriptedOllama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many good lines come, a stream has a limit; what had come is kept."""
+    monkeypatch.setattr(_streams, "MAX_STREAM_BYTES", 4 * MEBI)
+    flood = Flood(stream_head(), line_chunk({"message": {"content": "x" * 10_000}}))
+    fake.enqueue("POST /api/chat", Raw(flood))
+    async with OllamaClient(fake.url, retry=ONCE) as client:
+        with anyio.fail_after(10), pytest.raises(ProtocolError, match="stream of more than 4,194,304 bytes") as caught:
+            await read(client)
+        assert pool_of(client).connections == (0, 0)
+    assert 3 * MEBI < len(caught.value.partial) < 4 * MEBI
+    assert flood.sent < 32 * MEBI
+
+
+@on_both
 async def test_a_flood_behind_done(fake: ScriptedOllama, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer is there; what follows is read for 64 KiB at most, then the connection is closed."""
     monkeypatch.setattr(_streams, "REST_S", 5)  # else time may end it first

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from fakes import STALL, Close, Hold, Pause, Raw, Reply, Reset, ScriptedOllama, Stream, head
+from fakes import STALL, Close, Hold, Pause, Raw, Reply, Reset, ScriptedOllama, Stream, head, ndjson
 from fakes import chunk as http_chunk
 from fakes.ports import bound_socket
 
-from ollama_async_mem import OllamaClient
+from ollama_async_mem import OllamaClient, Timeouts
 from ollama_async_mem.errors import (
+    ConfigError,
     OllamaError,
     ProtocolError,
+    StallTimeout,
     StatusError,
+    TotalTimeout,
 )
 from ollama_async_mem.ollama._connection import Address, Limits
 from ollama_async_mem.ollama._pool import Pool
@@ -356,3 +359,49 @@ async def test_two_tasks_cannot_read_one_answer(fake: ScriptedOllama) -> None:
         assert await exchange.receive() == b"x"
     await exchange.aclose()
     await pool.aclose()
+
+
+BAD_LINE = http_chunk(b"no JSON\n")
+BREAKS: dict[str, tuple[Any, Timeouts, type[OllamaError]]] = {
+    "a stall": (STALL, Timeouts(first_byte_s=0.2, stall_s=0.2), StallTimeout),
+    "the end of its time": (STALL, Timeouts(total_s=0.3), TotalTimeout),
+    "a bad line": (BAD_LINE, Timeouts(), ProtocolError),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+@on_both
+async def test_whatever_ends_a_stream_keeps_its_text(fake: ScriptedOllama, name: str) -> None:
+    """The error has all that had come."""
+    step, limits, kind = BREAKS[name]
+    fake.enqueue("POST /api/chat", Raw([STREAM, http_chunk(LINE), http_chunk(LINE), step]))
+    async with OllamaClient(fake.url, retry=ONCE, timeouts=limits) as client:
+        with pytest.raises(kind) as caught:
+            await read(client)
+    assert caught.value.partial == "xx"
+
+
+@on_both
+async def test_a_stream_that_was_left_is_not_iterated_as_if_it_had_ended(fake: ScriptedOllama) -> None:
+    """Half an answer is not taken for a whole one; one that was read to its end has nothing more to give."""
+    async with OllamaClient(fake.url) as client:
+        async with client.stream_chat("m", HI) as stream:
+            await anext(stream)
+        for pieces in (stream, stream.text()):
+            with pytest.raises(ConfigError, match="left before its end"):
+                assert [piece async for piece in pieces]
+        async with client.stream_chat("m", HI) as stream:
+            assert [chunk async for chunk in stream]
+        assert not [chunk async for chunk in stream]
+
+
+@on_both
+async def test_the_words_of_an_error_are_bounded(fake: ScriptedOllama) -> None:
+    """Their middle is left out, of refusals and of errors within a stream."""
+    error = {"error": "first" + "x" * 60_000 + "last"}
+    fake.enqueue("POST /api/chat", Reply(500, json=error), ndjson(error))
+    async with OllamaClient(fake.url, retry=ONCE) as client:
+        for _ in range(2):
+            with pytest.raises(OllamaError, match=r"first.* \.\.\. .*last") as caught:
+                await read(client)
+            assert len(str(caught.value)) < 1100

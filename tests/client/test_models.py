@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from fakes import STALL, Close, Hold, Raw, Reply, line_chunk, ndjson, stream_head
+from fakes import LAST_CHUNK, STALL, Close, Hold, Raw, Reply, line_chunk, ndjson, stream_head
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_async_mem import OllamaClient
-from ollama_async_mem.errors import ModelNotFound, PullFailed
+from ollama_async_mem.errors import ConfigError, ModelNotFound, PullFailed
 from ollama_async_mem.ollama._context import context_for
 from ollama_async_mem.ollama.models import Layer, PullState, summed
 from ollama_async_mem.ollama.schema import PullProgress
 
-from .backends import on_both, together
+from .backends import on_both, together, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from fakes import ScriptedOllama
 
 
@@ -71,6 +75,81 @@ async def test_a_missing_model_can_be_an_error(server: ScriptedOllama) -> None:
         with pytest.raises(ModelNotFound, match=r"installed of it: llama3.2:1b\. Get it with: ollama pull llama3.2:8b"):
             await client.models.ensure("llama3.2:8b", on_missing="error")
     assert server.requests_to("POST /api/pull") == []
+
+
+async def test_a_listener_that_fails_fails_its_own_caller_alone(server: ScriptedOllama) -> None:
+    """Both one that only waits and the one that pulls leave with what their function raised; others get the model."""
+    hold = Hold()
+    server.enqueue("POST /api/pull", Raw([stream_head(), hold, line_chunk({"status": "pulling"}), STALL]))
+
+    def fails(_: PullState) -> None:
+        raise KeyError("mine")
+
+    async with OllamaClient(server.url) as client:
+        puller = asyncio.create_task(client.models.ensure("new", fails))
+        await server.wait_until(lambda: len(server.requests_to("POST /api/pull")) == 1)
+        states: list[PullState] = []
+        patient, failing = (asyncio.create_task(client.models.ensure("new", f)) for f in (states.append, fails))
+        (pull,) = client.models._pulls.values()
+        await until(lambda: len(pull.callers) == 3, limit_s=2)
+        hold.release()
+        results = await asyncio.gather(puller, patient, failing, return_exceptions=True)
+    assert [type(result) for result in results] == [KeyError, bool, KeyError]
+    assert states[-1].status == "success"
+
+
+@pytest.mark.parametrize("name", ["", " ", None, 5])
+async def test_what_is_no_name_is_refused(server: ScriptedOllama, name: Any) -> None:
+    """Before anything is sent; so is another word for `on_missing`, which must not pull."""
+    async with OllamaClient(server.url) as client:
+        for asked in (client.models.ensure(name), client.models.has(name), client.models.context_size(name, 9000)):
+            with pytest.raises(ConfigError, match="a model name is needed"):
+                await asked
+        with pytest.raises(ConfigError, match="on_missing is 'pull' or 'error', got 'raise'"):
+            await client.models.ensure("new", on_missing="raise")  # type: ignore[arg-type]
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["gpt-oss:cloud", "gpt-oss:120b-Cloud"])
+async def test_a_model_of_the_cloud_is_not_pulled(server: ScriptedOllama, name: str) -> None:
+    """It runs elsewhere, so there is nothing to get."""
+    async with OllamaClient(server.url) as client:
+        assert not await client.models.ensure(name)
+        assert not await client.models.ensure(name, on_missing="error")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("backends", [("asyncio", "asyncio"), ("asyncio", "trio"), ("trio", "asyncio")])
+def test_event_loops_do_not_wait_for_each_other(fake: ScriptedOllama, backends: tuple[str, str]) -> None:
+    """While one thread's loop pulls and sizes a context, another does the same with the same client."""
+    client = OllamaClient(fake.url)
+    results: list[object] = []
+
+    async def pull() -> None:
+        results.append(await client.models.ensure("new"))
+
+    async def size() -> None:
+        results.append(await client.models.context_size("m", 5000))
+
+    def in_thread(backend: str, work: Callable[[], Coroutine[Any, Any, None]]) -> threading.Thread:
+        thread = threading.Thread(target=partial(anyio.run, work, backend=backend), daemon=True)
+        thread.start()
+        return thread
+
+    def one_during_the_other(work: Callable[[], Coroutine[Any, Any, None]], route: str, hold: Hold) -> None:
+        slow = in_thread(backends[0], work)
+        anyio.run(fake.wait_until, lambda: len(fake.requests_to(route)) == 1)
+        in_thread(backends[1], work).join(5)
+        assert len(results) % 2 == 1, "the second had to wait for the first"
+        hold.release()
+        slow.join(5)
+
+    pulling, sizing = Hold(), Hold()
+    fake.enqueue("POST /api/pull", Raw([stream_head(), pulling, line_chunk({"status": "success"}), LAST_CHUNK]))
+    fake.enqueue("GET /api/ps", Raw([sizing, Close()]), running(4096))
+    one_during_the_other(pull, "POST /api/pull", pulling)
+    one_during_the_other(size, "GET /api/ps", sizing)
+    assert results == [True, True, 8192, 8192]
 
 
 async def test_loading_and_unloading(server: ScriptedOllama) -> None:

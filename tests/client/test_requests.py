@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import logging
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import Reply
+from fakes import Reply, error
 
-from ollama_async_mem import OllamaClient
-from ollama_async_mem.errors import ConfigError, ModelNotFound
+from ollama_async_mem import OllamaClient, RetryPolicy
+from ollama_async_mem.errors import ConfigError, ModelNotFound, ServerBusy, StatusError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,13 +31,15 @@ async def test_every_field_is_sent_as_the_server_takes_it(server: ScriptedOllama
         return a + b
 
     async with OllamaClient(server.url) as client:
-        await client.generate("m", "p", suffix="s", system="y", template="t", raw=True, keep_alive=-1)
+        await client.generate("m", "p", suffix="s", system="y", template="t", raw=True, keep_alive=-1, context=[1, 2])
+        await client.show("m", verbose=True)
         async with client.stream_chat("m", HI, tools=[add], logprobs=True, top_logprobs=3, shift=True) as stream:
             assert [c async for c in stream]
-    generate, chat = (request.json for request in server.requests)
+    generate, show, chat = (request.json for request in server.requests)
+    assert show == {"model": "m", "verbose": True}
     assert generate == {
         "model": "m", "prompt": "p", "suffix": "s", "system": "y", "template": "t", "raw": True,
-        "keep_alive": -1, "stream": False,
+        "keep_alive": -1, "context": [1, 2], "stream": False,
     }  # fmt: skip
     assert set(chat) == {"model", "messages", "stream", "tools", "logprobs", "top_logprobs", "shift"}
     assert chat["tools"][0]["function"]["name"] == "add"
@@ -81,6 +85,14 @@ async def test_models_are_copied_deleted_and_listed_as_loaded(server: ScriptedOl
         ({"options": 3}, "options is a mapping"),
         ({"format": 3}, "format="),
         ({"tools": [3]}, "a tool is a function"),
+        ({"tools": 5}, "tools is a list"),
+        ({"tools": len}, "tools is a list"),
+        ({"tools": {"type": "function"}}, "tools is a list"),
+        ({"top_logprobs": True}, "from 0 to 20"),
+        ({"think": 3}, "think is True, False or a text"),
+        ({"logprobs": "x"}, "logprobs is True or False"),
+        ({"shift": 1}, "shift is True or False"),
+        ({"keepalive": 3}, "unknown argument 'keepalive', did you mean 'keep_alive'"),
     ],
 )
 async def test_wrong_fields_fail_before_any_request(server: ScriptedOllama, fields: Any, says: str) -> None:
@@ -121,6 +133,8 @@ async def test_many_texts_are_embedded_over_the_packed_path(server: ScriptedOlla
         Reply(json={"data": [{"embedding": [0.5, 0.5], "index": 0}]}),
         Reply(json={"data": [{"embedding": "AAA", "index": 0}]}),
         Reply(json={"data": []}),
+        *(error(status, "not for you") for status in (302, 400, 401, 403, 410, 500)),
+        Reply(body="<html>log in", headers={"Content-Type": "text/html"}),
     ],
 )
 async def test_a_server_without_the_packed_path_is_asked_the_other_way(server: ScriptedOllama, answer: Reply) -> None:
@@ -153,6 +167,38 @@ async def test_the_packed_path_keeps_the_words_of_a_refusal(server: ScriptedOlla
     assert len(server.requests_to("POST /v1/embeddings")) == 2
 
 
+async def test_one_bad_text_does_not_end_the_packed_path(server: ScriptedOllama) -> None:
+    """What both ways refuse says nothing about the way."""
+    server.enqueue("POST /v1/embeddings", error(400, "input length exceeds the context length"))
+    server.enqueue("POST /api/embed", error(400, "the input length exceeds the context length"))
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(StatusError, match="the input length"):
+            await client.embed("m", ["x"] * 20)
+        await client.embed("m", ["x"] * 20)
+    assert [r.path for r in server.requests] == ["/v1/embeddings", "/api/embed", "/v1/embeddings"]
+
+
+async def test_a_busy_server_is_not_asked_the_other_way(server: ScriptedOllama) -> None:
+    """It would be as busy there."""
+    server.enqueue("POST /v1/embeddings", error(503, "server busy"), repeat=True)
+    async with OllamaClient(server.url, retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(ServerBusy):
+            await client.embed("m", ["x"] * 20)
+    assert {r.path for r in server.requests} == {"/v1/embeddings"}
+
+
+@pytest.mark.parametrize("texts", [None, 5, b"x", ["x", 5], ["x"] * 20 + [None], {"x": "y"}, [["x"]]])
+async def test_only_texts_are_embedded(server: ScriptedOllama, texts: Any) -> None:
+    """Numbers would be read as tokens, and bytes as numbers."""
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ConfigError, match="texts is a text or a list of texts"):
+            await client.embed("m", texts)
+        for dimensions in (0, 1.5, True, "8"):
+            with pytest.raises(ConfigError, match="dimensions is an integer of at least 1"):
+                await client.embed("m", "x", dimensions=dimensions)  # type: ignore[arg-type]
+    assert not server.requests
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -173,9 +219,9 @@ def test_wrong_settings_are_refused_at_once(settings: dict[str, Any]) -> None:
         OllamaClient(**settings)
 
 
-@pytest.mark.parametrize("content", ["half \ud800", object()])
-async def test_what_json_cannot_hold_is_refused(server: ScriptedOllama, content: Any) -> None:
-    """Half a character, or an object, in a request is a ConfigError; whole, streamed and embedded."""
+async def test_what_json_cannot_hold_is_refused(server: ScriptedOllama) -> None:
+    """Half a character in a request is a ConfigError; whole, streamed and embedded."""
+    content = "half \ud800"
     messages = [{"role": "user", "content": content}]
     async with OllamaClient(server.url) as client:
         with pytest.raises(ConfigError, match="written as JSON"):
@@ -218,6 +264,62 @@ async def test_an_option_of_a_wrong_type_is_refused_before_any_request(
         ):
             with pytest.raises(ConfigError, match=f"the option {name} is "):
                 await ask
+    assert not server.requests
+
+
+async def test_an_option_that_is_not_known_is_told_once(
+    server: ScriptedOllama, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server ignores it without a word, which is how a typing error goes unseen."""
+    caplog.set_level(logging.WARNING)
+    async with OllamaClient(server.url) as client:
+        for _ in range(2):
+            await client.generate("m", "x", options={"temprature": 0.5})
+    assert [r.json["options"] for r in server.requests] == [{"temprature": 0.5}] * 2
+    assert [r.message for r in caplog.records] == [
+        "the option 'temprature' is sent, but Ollama may not know it, did you mean 'temperature'?"
+    ]
+
+
+BAD_MESSAGES: list[Any] = [
+    {"content": "hi"},
+    {"role": 5, "content": "hi"},
+    {"role": "user", "content": 5},
+    {"role": "assistant", "content": "", "tool_calls": "x"},
+    "hi",
+]
+
+
+@pytest.mark.parametrize("message", BAD_MESSAGES)
+async def test_a_message_of_a_wrong_shape_is_refused(server: ScriptedOllama, message: Any) -> None:
+    """Before any request, whose refusal would be in Go's words."""
+    async with OllamaClient(server.url) as client:
+        with pytest.raises(ConfigError, match=" is a "):
+            await client.chat("m", [message])
+    assert not server.requests
+
+
+async def test_a_message_is_any_mapping(server: ScriptedOllama) -> None:
+    """Also one that cannot be changed; its images are encoded as those of a dict."""
+    async with OllamaClient(server.url) as client:
+        await client.chat("m", [MappingProxyType({"role": "user", "content": "x", "images": [PNG]})])
+    sent = {"role": "user", "content": "x", "images": [base64.b64encode(PNG).decode()]}
+    assert server.requests[-1].json["messages"] == [sent]
+
+
+async def test_flags_and_texts_of_other_calls_are_checked(server: ScriptedOllama) -> None:
+    """Those of completions, downloads and details."""
+    bad: Any = {"raw": "yes", "suffix": 5, "context": "1 2"}
+    wrong: Any = "x"
+    async with OllamaClient(server.url) as client:
+        for name, value in bad.items():
+            with pytest.raises(ConfigError, match=f"{name} is "):
+                await client.generate("m", "p", **{name: value})
+        for ask in (client.pull, client.push):
+            with pytest.raises(ConfigError, match="insecure is True or False"):
+                await ask("m", insecure=wrong)
+        with pytest.raises(ConfigError, match="verbose is True or False"):
+            await client.show("m", verbose=wrong)
     assert not server.requests
 
 

@@ -155,7 +155,7 @@ def test_the_users_own_words_do_not_count(words: str) -> None:
         (500, b'{"error":null}', StatusError, "status 500"),
         (500, b'{"error":{"code":5}}', StatusError, "'code': 5"),
         (500, b"\xff\xfe", StatusError, "\ufffd"),
-        (302, b"", StatusError, "would turn a POST into a GET"),
+        (302, b"", StatusError, "only the statuses 307 and 308"),
     ],
 )
 def test_refusals_become_errors_of_their_kind(status: int, body: bytes, kind: type, text: str) -> None:

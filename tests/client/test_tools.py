@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+import threading
 import time
 from typing import Annotated, Any, Literal
 
@@ -128,7 +130,7 @@ async def test_calls_run_and_are_answered_in_order() -> None:
     ("asked", "told"),
     [
         (call("failing", reason="no money"), "ValueError: no money"),
-        (call("nothing"), "there is no tool 'nothing'; the tools are forecast, failing"),
+        (call("nothing"), "the tool 'nothing' is not available here; available are forecast, failing"),
         (call("forecast"), "missing required field `city`"),
         (call("forecast", city=3), "Expected `str`, got `int`"),
         (call("forecast", city="x", town="y"), "unknown field `town`"),
@@ -140,6 +142,82 @@ async def test_a_failing_call_is_told_to_the_model(asked: ToolCall, told: str) -
     (message,) = await run_tools(ChatMessage(tool_calls=[asked]), [forecast, failing])
     assert message["content"].startswith("error: ")
     assert told in message["content"]
+
+
+def test_an_annotation_that_is_not_there_is_named() -> None:
+    """What is imported for the type checker only, or lies in a function, is said to be missing."""
+
+    class Local:
+        pass
+
+    def f(x: Local) -> None:
+        pass
+
+    with pytest.raises(ConfigError, match="annotations of the tool 'f' cannot be read: name 'Local' is not defined"):
+        tool_schema(f)
+
+
+def test_a_parameter_without_a_name_is_refused() -> None:
+    """Arguments come by name."""
+
+    def f(x: int, /) -> None:
+        pass
+
+    with pytest.raises(ConfigError, match="tool 'f' cannot be called by name: 'x' is positional-only"):
+        tool_schema(f)
+
+
+async def test_wrong_tools_are_the_caller_s_mistake() -> None:
+    """They are an error, not a message to the model."""
+    with pytest.raises(ConfigError, match="a tool is a function"):
+        await run_tools(ChatMessage(), [Place])
+
+
+class Oven:
+    """An oven."""
+
+    async def __call__(self, degrees: int) -> str:
+        """Heat it."""
+        return f"{degrees} degrees"
+
+
+@functools.wraps(failing)
+def wrapped(*given: Any, **arguments: Any) -> Any:
+    """Stand before a coroutine function."""
+    return failing(*given, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("tool", "asked", "told"),
+    [
+        (functools.partial(forecast, unit="f"), call("forecast", city="Rome"), "Rome 3 f None"),
+        (functools.partial(forecast, "Rome"), call("forecast", days="2"), "Rome 2 c None"),
+        (Oven(), call("Oven", degrees="200"), "200 degrees"),
+        (wrapped, call("failing", reason="no money"), "error: ValueError: no money"),
+        ({"type": "function", "function": {"name": "x"}}, call("x"), "error: the tool 'x' is not available here"),
+    ],
+)
+async def test_all_that_a_chat_takes_is_run(tool: Any, asked: ToolCall, told: str) -> None:
+    """Partials, objects that are called and coroutine functions within others; not what is only described."""
+    if callable(tool):
+        assert tool_schema(tool)["function"]["name"] == asked.function.name
+    (message,) = await run_tools(ChatMessage(tool_calls=[asked]), [forecast, tool])
+    assert message["content"].startswith(told)
+
+
+async def test_cancelling_does_not_wait_for_a_thread() -> None:
+    """A tool that hangs is left behind."""
+    release, began = threading.Event(), time.monotonic()
+
+    def hanging() -> None:
+        release.wait(10)
+
+    try:
+        with anyio.move_on_after(0.1):
+            await run_tools(ChatMessage(tool_calls=[call("hanging")]), [hanging])
+        assert time.monotonic() - began < 5
+    finally:
+        release.set()
 
 
 async def test_calls_run_at_the_same_time() -> None:

@@ -34,7 +34,7 @@ from fakes import (
 )
 from fakes.ports import bound_socket
 
-from ollama_async_mem import OllamaClient
+from ollama_async_mem import OllamaClient, OllamaTransport
 from ollama_async_mem.errors import (
     ConfigError,
     ConnectFailed,
@@ -44,7 +44,6 @@ from ollama_async_mem.errors import (
     ProtocolError,
     StreamTruncated,
 )
-from ollama_async_mem.ollama._transport import OllamaTransport
 
 from .backends import HI, LINE, ONCE, VERSION, on_both, read, tls_server, trusting, until
 
@@ -96,6 +95,37 @@ async def test_the_key_of_the_environment_is_for_https_alone(
     async with OllamaClient(fake.url) as client:
         await client.version()
     assert "authorization" not in fake.requests[-1].headers
+
+
+@pytest.mark.parametrize("way", ["basic", "httpx's basic", "url", "headers"])
+@on_both
+async def test_the_key_of_the_environment_is_for_those_without_credentials(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """What the program itself says about who asks comes before what lies around in the environment."""
+    monkeypatch.setenv("OLLAMA_API_KEY", "of the environment")
+    async with tls_server(authority) as server, client_with(way, "default", server.url, trusting(authority)) as client:
+        await client.version()
+    assert server.requests[-1].headers["authorization"] == (SECRET if way == "headers" else f"Basic {IN_BASIC}")
+
+
+@pytest.mark.parametrize("transport", ["default", "ours", "httpx's"])
+@on_both
+async def test_a_header_and_a_key_come_before_the_address(fake: ScriptedOllama, transport: str) -> None:
+    """On every way the same: what is said by name counts more than what stands in the address."""
+    for said in ({"headers": {"AUTHORIZATION": "Bearer k"}}, {"api_key": "k"}):
+        address = fake.url.replace("//", "//me:pass@")
+        async with OllamaClient(address, **said, **TRANSPORTS[transport]()) as client:
+            await client.version()
+        assert fake.requests[-1].headers["authorization"] == "Bearer k"
+
+
+def test_two_ways_to_say_who_asks_exclude_each_other() -> None:
+    """Which one is sent would be anyone's guess."""
+    ways = [WAYS["key"], WAYS["basic"], {"headers": {"authorization": SECRET}}]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        with pytest.raises(ConfigError, match="exclude each other"):
+            OllamaClient(**ways[one], **ways[other])
 
 
 @contextlib.contextmanager
@@ -232,10 +262,10 @@ TRANSPORTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def client_with(way: str, transport: str, url: str) -> OllamaClient:
+def client_with(way: str, transport: str, url: str, verify: ssl.SSLContext | None = None) -> OllamaClient:
     """A client with a secret."""
     address = url.replace("//", f"//me:{SECRET}@") if way == "url" else url
-    return OllamaClient(address, retry=ONCE, **WAYS[way], **TRANSPORTS[transport]())
+    return OllamaClient(address, retry=ONCE, verify=verify or True, **WAYS[way], **TRANSPORTS[transport]())
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -285,6 +315,18 @@ async def test_secrets_stay_with_their_server(fake: ScriptedOllama, way: str, tr
         {"headers": {"X-Key": f"{SECRET}\n"}},
         {"headers": {"X-Key": f"{SECRET}ü"}},
         {"headers": [("X-Key", SECRET)]},
+        {"api_key": f"{SECRET}\n"},
+        {"api_key": f"{SECRET}\N{KEY}"},
+        {"api_key": f"{SECRET} {SECRET}"},
+        {"api_key": [SECRET]},
+        {"auth": SECRET},
+        {"auth": ["me", SECRET]},
+        {"auth": (SECRET,)},
+        {"auth": (SECRET, None)},
+        {"auth": ("me", f"{SECRET}\ud800")},
+        {"auth": httpx.DigestAuth},
+        {"transport": object()},
+        {"transport": httpx.AsyncHTTPTransport},
     ],
 )
 def test_wrong_settings_are_named_without_their_secrets(settings: dict[str, Any]) -> None:
