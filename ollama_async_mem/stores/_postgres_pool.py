@@ -49,16 +49,23 @@ async def session(url: str, *, timeout_s: float, where: str) -> AsyncIterator[Co
         StoreError: the server cannot be reached, refuses, or fails.
     """
     try:
-        connection = await asyncpg.connect(url, timeout=timeout_s)
+        connection = await _connected(url, timeout_s, where)
         try:
             yield connection
         finally:
             with anyio.CancelScope(shield=True):  # a statement that was cancelled must end on the server, too
                 await connection.close(timeout=GRACE_S)
     except FAILURES as exc:
-        if isinstance(exc, ValueError) and not isinstance(exc, OSError):  # it may quote a part of the password
-            raise ConfigError(f"the URL of the store {where} has an option that cannot be read") from None
         raise store_error(exc, where) from exc
+
+
+async def _connected(url: str, timeout_s: float, where: str) -> Connection:
+    try:
+        return await asyncpg.connect(url, timeout=timeout_s)
+    except ValueError as exc:  # the URL is read here; the error may quote a part of the password
+        if isinstance(exc, OSError):
+            raise
+        raise ConfigError(f"the URL of the store {where} has an option that cannot be read") from None
 
 
 class PostgresPool:
@@ -183,8 +190,8 @@ class PostgresPool:
             await self._pool.release(connection)
 
     async def _in_transaction(self, connection: Connection, work: Work[T], begin: str) -> T:
-        await connection.execute(begin)
         try:
+            await connection.execute(begin)
             result = await work(connection)
         except BaseException:
             with anyio.CancelScope(shield=True), suppress(*FAILURES):

@@ -164,7 +164,7 @@ INSERT INTO meta (key, value)
 SELECT 'tokenize', 'porter unicode61 remove_diacritics 2' WHERE EXISTS (SELECT 1 FROM memories);
 
 INSERT INTO meta (key, value)
-SELECT 'newest_job_done', max(id) FROM jobs WHERE state = 'done' HAVING max(id) IS NOT NULL;
+SELECT 'newest_job_done', id FROM jobs WHERE state = 'done' ORDER BY id DESC LIMIT 1;
 
 DELETE FROM jobs WHERE state = 'done';
 

@@ -147,7 +147,7 @@ def _make_missing(path: Path, *, create: bool) -> None:
     Raises:
         StoreError: it is not to be created.
     """
-    if path.exists():
+    if path.exists() and (create or path.stat().st_size):  # an empty file may be one that was cut off
         return
     if not create:
         raise StoreError(f"there is no store at {path}")

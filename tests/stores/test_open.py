@@ -140,3 +140,15 @@ def test_importing_the_package_loads_neither_numpy_nor_sqlite() -> None:
         "s.open_store('sqlite://'); assert {'numpy', 'sqlite3'} < set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - our own interpreter
+
+
+async def test_an_empty_file_is_no_store_unless_one_may_be_made(tmp_path: Path) -> None:
+    """It may be a store that was cut off, which must not be called sound."""
+    path = tmp_path / "empty.db"
+    path.touch()
+    with pytest.raises(StoreError, match="there is no store at"):
+        async with open_store(path, create=False):
+            pass
+    assert path.stat().st_size == 0
+    async with open_store(path) as store:
+        assert await store.check() == []
