@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--case", action="append", default=[], metavar="TEXT", help="only contenders with this in their names"
     )
+    parser.add_argument("--data", metavar="PATH", help="the data of a benchmark whose data is not here")
     options = parser.parse_args(arguments)
     if options.name is None:
         print("\n".join(f"{name:12} {load(name).about}" for name in names()))
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_and_print(benchmark: Benchmark, options: argparse.Namespace) -> int:
-    report = as_report(benchmark, run(benchmark, quick=options.quick, only=options.case), quick=options.quick)
+    given = {"data": str(Path(options.data).resolve())} if options.data else {}
+    rows = run(benchmark, quick=options.quick, only=options.case, given=given)
+    report = as_report(benchmark, rows, quick=options.quick)
     print(json.dumps(report, indent=2) if options.json else as_text(report))
     return 1 if failed(report) else 0
 

@@ -11,8 +11,9 @@ from datetime import date
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ollama_async_mem.memory.dates import DateRange, find_dates
+from ollama_async_mem.memory.dates import find_dates
 from ollama_async_mem.memory.dates.words import MONTHS
+from ollama_async_mem.records import DateRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .process import ContenderFailed, measure, scripted_server
@@ -15,12 +16,18 @@ if TYPE_CHECKING:
     from .records import Benchmark, Contender, Figures, Rows
 
 
-def run(benchmark: Benchmark, *, quick: bool = False, only: Sequence[str] = ()) -> Rows:
+def run(
+    benchmark: Benchmark,
+    *,
+    quick: bool = False,
+    only: Sequence[str] = (),
+    given: Mapping[str, Any] = MappingProxyType({}),
+) -> Rows:
     """Measure all contenders, or those with one of these texts in their names; who has no figures keeps its row.
 
-    One that is missing or fails has the reason in it.
+    One that is missing or fails has the reason in it. `given` are entries of the case that the caller knows.
     """
-    case = {**benchmark.case, **(benchmark.quick_case if quick else {}), "seed": SEED}
+    case = {**benchmark.case, **(benchmark.quick_case if quick else {}), "seed": SEED, **given}
     rows = [Row(contender) for contender in benchmark.contenders]
     asked = [row for row in rows if not only or any(text in row.contender.name for text in only)]
     for row in asked:

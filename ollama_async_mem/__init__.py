@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ollama_async_mem.app import Memory
     from ollama_async_mem.config import EmbedderConfig, OllamaConfig, Settings, load_config, load_settings
+    from ollama_async_mem.counts import Counts
     from ollama_async_mem.embedding import OllamaEmbedder
     from ollama_async_mem.llm import OllamaLLM
     from ollama_async_mem.memory.chat import MemoryChat
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         ToolCall,
     )
     from ollama_async_mem.ollama.tools import run_tools, tool_schema
-    from ollama_async_mem.records import AddResult, Counts, Fact, Hit, Message, Page, Scope, SearchResult, Turn
+    from ollama_async_mem.records import AddResult, Fact, Hit, Message, Page, Scope, SearchResult, Turn
     from ollama_async_mem.stores import open_store
 
 __version__ = "0.1.0"
@@ -46,7 +47,7 @@ _HOMES = {
     "ChatMessage": "ollama.schema",
     "ChatResponse": "ollama.schema",
     "ChatStream": "ollama._streams",
-    "Counts": "records",
+    "Counts": "counts",
     "EmbedResponse": "ollama.schema",
     "EmbedderConfig": "config",
     "Fact": "records",

@@ -36,6 +36,7 @@ class Memory(MemoryService):
             file in the user's data folder.
         llm: chat model for extraction and `chat`, by name or as any `ports.ChatModel`; by default
             OLLAMA_ASYNC_MEM_LLM, else llama3.2.
+        vision: model that describes images in messages, by name or as any `ports.ChatModel`; by default there is none.
         embedder: embedding model, by name or as any `ports.Embedder`; by default OLLAMA_ASYNC_MEM_EMBEDDER, else
             nomic-embed-text. A store holds the vectors of one model only.
         host: the Ollama server of both models, in the grammar of OLLAMA_HOST, which is the default.
@@ -55,6 +56,7 @@ class Memory(MemoryService):
         store: str | os.PathLike[str] | MemoryStore | None = None,
         *,
         llm: str | ChatModel | None = None,
+        vision: str | ChatModel | None = None,
         embedder: str | Embedder | None = None,
         host: str | None = None,
         client: OllamaClient | None = None,
@@ -66,7 +68,13 @@ class Memory(MemoryService):
         self._file = None if isinstance(config, Mapping) else config
         self._load = partial(load_settings, **names)
         self._assemble = partial(
-            self._assembled, store=store, llm=llm, embedder=embedder, client=client, extract_here=extract_here
+            self._assembled,
+            store=store,
+            llm=llm,
+            vision=vision,
+            embedder=embedder,
+            client=client,
+            extract_here=extract_here,
         )
         self._assemble(self._load(config=config if self._file is None else {}))
 
@@ -91,6 +99,7 @@ class Memory(MemoryService):
         *,
         store: str | os.PathLike[str] | MemoryStore | None,
         llm: str | ChatModel | None,
+        vision: str | ChatModel | None,
         embedder: str | Embedder | None,
         client: OllamaClient | None,
         extract_here: bool,
@@ -110,6 +119,7 @@ class Memory(MemoryService):
                 embedder, lambda: OllamaEmbedder(settings.embedder, client=client_for(settings.embedder))
             ),
             llm=_given_or(llm, lambda: OllamaLLM(settings.llm, client=client_for(settings.llm))),
+            vision=OllamaLLM(vision, client=client_for(settings.llm)) if isinstance(vision, str) else vision,
             extract_here=extract_here,
             resources=tuple(clients.values()),
         )

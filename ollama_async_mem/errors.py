@@ -13,6 +13,7 @@ __all__ = [
     "ConfigError",
     "ConnectFailed",
     "CreateFailed",
+    "EmbeddingFailed",
     "EmbeddingMismatch",
     "ExtractionFailed",
     "FirstByteTimeout",
@@ -181,6 +182,17 @@ class CreateFailed(OllamaError):
     def __init__(self, model: str, reason: str) -> None:
         super().__init__(f"creating {model!r} failed: {reason}")
         self.model = model
+
+
+class EmbeddingFailed(OllamaError):
+    """Some texts of a call cannot be embedded: those at `positions` in it. The others can, without them."""
+
+    def __init__(self, reason: str, *, positions: tuple[int, ...], count: int) -> None:
+        more = f" and {len(positions) - 1} more" if len(positions) > 1 else ""
+        super().__init__(
+            f"texts[{positions[0]}]{more} of {count} cannot be embedded: {reason}. Leave it out or change it"
+        )
+        self.positions = positions
 
 
 class ModelOutputError(OllamaAsyncMemError):

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .counts import Counts, ScopeCounts, Statistics
     from .records import (
         Candidate,
         Change,
-        Counts,
         EmbeddingSpace,
         Event,
         Fact,
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
         JobStatus,
         MemoryRecord,
         Page,
+        Reinforcement,
         Scope,
-        ScopeCounts,
         Selection,
         Sort,
-        Statistics,
         StoredJob,
         StoredMemory,
         Supersession,
@@ -193,11 +192,12 @@ class MemoryStore(Protocol):
         """Return a page of memories, those of the same time by id; `cursor` is that of the page before."""
         ...
 
-    async def neighbours(self, turn_id: str, *, before: int = 1, after: int = 1) -> builtins.list[Turn]:
-        """Return the turns around one in exactly its scope, by `at` and id, without itself and expired ones.
+    async def neighbours(
+        self, turn_ids: Sequence[str], *, before: int = 1, after: int = 1
+    ) -> dict[str, builtins.list[Turn]]:
+        """Return the turns around each of some turns, in exactly its scope, by `at` and id.
 
-        Raises:
-            RecordNotFound: there is no turn with this id.
+        Without the turn itself and expired ones. Ids of which there is no turn are left out.
         """
         ...
 
@@ -221,52 +221,64 @@ class MemoryStore(Protocol):
         """Count all there is."""
         ...
 
-    async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
-        """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished.
+    async def claim_jobs(self, *, now: datetime, lease: timedelta, limit: int) -> builtins.list[Job]:
+        """Take the oldest job that is due and those of exactly its scope that are, up to `limit` in all, oldest first.
 
-        `attempts` counts the claims of a job, but those that `return_job` took back. The claim ends when the job is
-        finished, released, returned or claimed again, and from then on `finish_job`, `release_job` and `return_job`
-        do nothing with what was returned here. The end of the lease alone does not end the claim.
+        Jobs of a scope of which somebody holds one under a lease are not handed out: those of one scope are worked off
+        one after the other. A job comes back when its lease ends unfinished. `attempts` counts the claims of a job, but
+        those that `return_jobs` took back. The claim ends when the job is finished, released, returned or claimed
+        again, and from then on `renew_jobs`, `finish_jobs`, `release_jobs` and `return_jobs` do nothing with what was
+        returned here. The end of the lease alone does not end the claim.
         """
         ...
 
-    async def finish_job(
+    async def renew_jobs(self, jobs: Sequence[Job], *, now: datetime, lease: timedelta) -> None:
+        """Let the lease of claimed jobs end later. Those whose claim ended are left as they are.
+
+        Raises:
+            StoreError: there is no such job; nothing was changed.
+        """
+        ...
+
+    async def finish_jobs(
         self,
-        job: Job,
+        jobs: Sequence[Job],
         facts: Sequence[Fact],
         vectors: Sequence[Vector],
         *,
         model: str,
         superseded: Sequence[Supersession] = (),
-    ) -> None:
-        """Store the facts of a claimed job, end those that they supersede, and end the job, together.
+        reinforced: Sequence[Reinforcement] = (),
+    ) -> bool:
+        """Store the facts of claimed jobs, end those that they supersede, add to those that were said again.
 
-        Without the claim it changes nothing. A fact whose turns have all been deleted meanwhile is skipped, and so is
-        what it supersedes: what was deleted does not come back as a fact. A superseded fact that is gone is skipped.
+        The jobs end in the same transaction. Unless all the claims stand it changes nothing, and returns False. A fact
+        whose turns have all been deleted meanwhile is skipped, and so is what it supersedes: what was deleted does not
+        come back as a fact. A superseded or reinforced fact that is gone is skipped, and so are turns that are.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
-            StoreError: there is no such job, or a fact cannot be stored; then none is, and the claim stands.
+            StoreError: there is no such job, or a fact cannot be stored; then none is, and the claims stand.
         """
         ...
 
-    async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
-        """Give a claimed job back after a failure: to be tried at `retry_at`, or never again where that is None.
+    async def release_jobs(self, jobs: Sequence[Job], *, error: str, retry_at: datetime | None) -> None:
+        """Give claimed jobs back after a failure: to be tried at `retry_at`, or never again where that is None.
 
-        Without the claim it changes nothing.
+        Those whose claim ended are left as they are.
 
         Raises:
-            StoreError: there is no such job.
+            StoreError: there is no such job; nothing was changed.
         """
         ...
 
-    async def return_job(self, job: Job) -> None:
-        """Give a claimed job back untouched: due at once, and this attempt is not counted.
+    async def return_jobs(self, jobs: Sequence[Job]) -> None:
+        """Give claimed jobs back untouched: due at once, and this attempt is not counted.
 
-        Without the claim it changes nothing.
+        Those whose claim ended are left as they are.
 
         Raises:
-            StoreError: there is no such job.
+            StoreError: there is no such job; nothing was changed.
         """
         ...
 
@@ -293,7 +305,10 @@ class MemoryStore(Protocol):
     async def dump(
         self, scope: Scope, *, limit: int, cursor: str | None = None
     ) -> tuple[builtins.list[StoredMemory], str | None]:
-        """Return a page of all that is held of a scope's memories, facts after their turns, and the next cursor."""
+        """Return a page of all that is held of a scope's memories, facts after their turns, and the next cursor.
+
+        A page ends early where its texts are long.
+        """
         ...
 
     async def dump_jobs(self, scope: Scope) -> builtins.list[StoredJob]:
@@ -306,7 +321,8 @@ class MemoryStore(Protocol):
         """Store what another store dumped, but what is there already; returns how many memories were new.
 
         A turn that is not there leaves `Fact.turn_ids` and jobs. A job is left out where none of its turns is there, or
-        one of them has facts already: then it was loaded and finished before.
+        one of them has facts already: then it was loaded and finished before. One that is there ends when a fact of its
+        turns is loaded: then it was finished elsewhere.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another space.

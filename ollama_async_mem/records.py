@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from datetime import datetime  # noqa: TC003 - msgspec resolves annotations at run time
+from datetime import date, datetime  # noqa: TC003 - msgspec resolves annotations at run time
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -19,7 +19,7 @@ __all__ = [
     "AddResult",
     "Candidate",
     "Change",
-    "Counts",
+    "DateRange",
     "EmbeddingSpace",
     "Event",
     "EventKind",
@@ -31,12 +31,12 @@ __all__ = [
     "MemoryRecord",
     "Message",
     "Page",
+    "Precision",
+    "Reinforcement",
     "Scope",
-    "ScopeCounts",
     "SearchResult",
     "Selection",
     "Sort",
-    "Statistics",
     "StoredJob",
     "StoredMemory",
     "Supersession",
@@ -45,7 +45,8 @@ __all__ = [
 ]
 
 Kind: TypeAlias = Literal["turn", "fact"]
-EventKind: TypeAlias = Literal["added", "updated", "superseded", "deleted"]
+EventKind: TypeAlias = Literal["added", "updated", "reinforced", "superseded", "deleted"]
+Precision: TypeAlias = Literal["day", "weekend", "week", "month", "season", "year", "decade", "span"]
 Sort: TypeAlias = Literal["-at", "at", "-created_at", "created_at"]
 
 
@@ -68,13 +69,15 @@ def new_id() -> str:
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One message of a conversation as the caller gives it.
 
-    `name` is the speaker where the role alone does not say it; `timestamp` is when it was said.
+    `name` is the speaker where the role alone does not say it; `timestamp` is when it was said; `images` are bytes,
+    base64 or data URLs, for a model with vision to describe.
     """
 
     role: str = "user"
     content: str = ""
     name: str | None = None
     timestamp: datetime | None = None
+    images: tuple[bytes | str, ...] = ()
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -102,8 +105,26 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     everything: bool = False
 
 
+class DateRange(msgspec.Struct, frozen=True):
+    """The days that some words of a text name.
+
+    `start` and `end` are the first and the last day, both of them in the range. `precision` is the sort of stretch that
+    was named; "span" is any other, such as "a few days ago" or "early June". `position` is where the words `text`
+    begin and end in the text they come from.
+    """
+
+    start: date
+    end: date
+    precision: Precision
+    text: str
+    position: tuple[int, int]
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="turn"):
-    """A stored message, word for word; from `expires_at` on it is not found any more."""
+    """A stored message, word for word; from `expires_at` on it is not found any more.
+
+    `dates` are the days that its words name, seen from `at`.
+    """
 
     id: str
     scope: Scope
@@ -114,6 +135,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tur
     speaker: str | None = None
     metadata: dict[str, Any] = {}
     expires_at: datetime | None = None
+    dates: tuple[DateRange, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -129,8 +151,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tur
 class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fact"):
     """A stored statement, with the words it was drawn from and the turns that hold them.
 
-    `at` is when it was said; `valid_to` is set once a later fact supersedes it; from `expires_at` on it is not found
-    any more.
+    `at` is when it was said, and `dates` are the days that its words name, seen from then; `valid_to` is set once a
+    later fact supersedes it; from `expires_at` on it is not found any more.
     """
 
     id: str
@@ -143,6 +165,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fac
     valid_to: datetime | None = None
     metadata: dict[str, Any] = {}
     expires_at: datetime | None = None
+    dates: tuple[DateRange, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -200,21 +223,27 @@ class AddResult(msgspec.Struct, frozen=True):
     """What `add` stored. The turns are durable and searchable.
 
     `extraction` is "none" where none was asked for, "queued" under `job_id`, and after `infer="now"` also "done",
-    "waiting" for a model that is away, or "failed", with the reason in `error`.
+    "waiting" for a model that is away, or "failed", with the reason in `error`. Where `is_new` is off, all of it had
+    been added before, and `turns` are those of then.
     """
 
     turns: tuple[Turn, ...]
     job_id: str | None = None
     extraction: Literal["none", "queued", "done", "waiting", "failed"] = "none"
     error: str | None = None
+    is_new: bool = True
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What an update changes; what is UNSET stays. `metadata` is merged key by key, where None removes a key."""
+    """What an update changes; what is UNSET stays. `metadata` is merged key by key, where None removes a key.
+
+    `dates` are those of the new text: a text that comes without them names none.
+    """
 
     text: str | msgspec.UnsetType = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     expires_at: datetime | msgspec.UnsetType | None = msgspec.UNSET
+    dates: tuple[DateRange, ...] = ()
 
 
 class Supersession(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,6 +252,15 @@ class Supersession(msgspec.Struct, frozen=True, kw_only=True):
     fact_id: str
     valid_to: datetime
     by: str | None = None
+    cause: str | None = None
+
+
+class Reinforcement(msgspec.Struct, frozen=True, kw_only=True):
+    """That turns said again what a fact says: they join those that it was drawn from."""
+
+    fact_id: str
+    turn_ids: tuple[str, ...]
+    at: datetime
     cause: str | None = None
 
 
@@ -249,40 +287,6 @@ class Page(msgspec.Struct, frozen=True):
 
     items: tuple[MemoryRecord, ...]
     cursor: str | None = None
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """How many memories there are of each kind."""
-
-    turns: int
-    facts: int
-
-
-class ScopeCounts(msgspec.Struct, frozen=True):
-    """How many memories exactly this scope has, and when the newest was said."""
-
-    scope: Scope
-    turns: int
-    facts: int
-    newest: datetime
-
-
-class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store holds: memories by kind, facts that no longer hold, memories that expired, jobs and bytes.
-
-    `scopes` are those that hold memories.
-    """
-
-    turns: int
-    facts: int
-    superseded: int
-    expired: int
-    scopes: int
-    jobs_queued: int
-    jobs_dead: int
-    size_bytes: int
-    schema_version: int
-    space: EmbeddingSpace | None = None
 
 
 class EmbeddingSpace(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ import pytest
 
 from ollama_async_mem import errors
 
-SAMPLES = {"str": "text", "int": 503, "float": 1.5, "float | None": 1.5}
+SAMPLES = {"str": "text", "int": 503, "float": 1.5, "float | None": 1.5, "tuple[int, ...]": (3, 7)}
 
 
 def made(class_: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rich.filesize import decimal
 from ollama_async_mem.cli.options import Json  # noqa: TC001 - cyclopts resolves annotations at run time
 from ollama_async_mem.cli.output import count_bar, note, say, show_json
 from ollama_async_mem.config import load_settings
+from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
 from ollama_async_mem.stores.transfer import copy_store
@@ -27,16 +29,19 @@ stores = App(name="store", help="Copy, check, tidy and back up whole stores. Nee
 
 
 @stores.command
-def copy(source: str, target: str, /, *, json: Json = False) -> None:
+def copy(source: str, target: str, /, *, json: Json = False) -> int:
     """Copy a store into another, with vectors, histories and the work that waits.
 
-    What is there already is left as it is: a copy that was stopped goes on when it is started again.
+    What is there already is left as it is: a copy that was stopped goes on when it is started again. The exit code is 1
+    where some of it differs from what the source has.
 
     Args:
         source: Path or URL of a store.
         target: Path or URL of the other one; it is made where it is missing.
     """
     giving, taking = open_store(source, create=False), open_store(target)
+    if os.path.realpath(giving.location) == os.path.realpath(taking.location):
+        raise ConfigError(f"{source} and {target} are the same store: name another target")
     try:
         report = asyncio.run(_copy(giving, taking, quiet=json))
     except KeyboardInterrupt:
@@ -44,9 +49,17 @@ def copy(source: str, target: str, /, *, json: Json = False) -> None:
         raise
     if json:
         show_json({"source": giving.location, "target": taking.location, **asdict(report)})
-        return
+        return int(bool(report.differing))
     say(f"copied {giving.location} to {taking.location}")
     say(f"turns: {report.turns:,}, facts: {report.facts:,}, new of these: {report.new:,}, jobs: {report.jobs:,}")
+    if report.differing:
+        say(
+            f"{report.differing:,} memories are there in another state, and were left as they are: "
+            f"{', '.join(report.examples)}{' ...' if report.differing > len(report.examples) else ''}",
+            style="red",
+        )
+        say("to have them as the source has them, copy to a new store")
+    return int(bool(report.differing))
 
 
 async def _copy(source: MemoryStore, target: MemoryStore, *, quiet: bool) -> CopyReport:

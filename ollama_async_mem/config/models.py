@@ -47,6 +47,10 @@ Thinking: TypeAlias = Annotated[
     bool | Literal["low", "medium", "high", "max"], Meta(description="true, false, 'low', 'medium', 'high' or 'max'")
 ]
 
+Overflow: TypeAlias = Annotated[
+    Literal["split", "truncate", "error"], Meta(description="'split', 'truncate' or 'error'")
+]
+
 
 class ConnectionConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Where the server is and how it is spoken to: what the configurations of models have in common.
@@ -204,6 +208,9 @@ class EmbedderConfig(ConnectionConfig, frozen=True, kw_only=True):
         embedding_dims: length of the vectors, where the model can make shorter ones than its own.
         query_prefix: what stands before a text that looks for others; None is what the model was trained with.
         document_prefix: the same for a text that is to be found.
+        overflow: what becomes of a text that is longer than the model's context: "split" embeds it in up to 32 pieces
+            and takes their mean, "truncate" has the server drop its end, "error" refuses it.
+        cache_bytes: memory for the vectors of texts that were embedded before, 0 for none.
 
     Raises:
         ConfigError: a value is of the wrong type or out of range.
@@ -213,6 +220,8 @@ class EmbedderConfig(ConnectionConfig, frozen=True, kw_only=True):
     embedding_dims: Size | None = None
     query_prefix: Text | None = None
     document_prefix: Text | None = None
+    overflow: Overflow = "split"
+    cache_bytes: Count = 16 * 1024 * 1024
 
     ALIASES: ClassVar[dict[str, str]] = {**ConnectionConfig.ALIASES, "dimensions": "embedding_dims"}
 

@@ -70,8 +70,8 @@ class MemoryChat:
             raise ConfigError("a chat is opened once: ask for a new one")
         self._is_opened = True
         self._asked_at = datetime.now(UTC)
-        question = self._messages[-1].content
-        self.memories = await self._memory.context(question, max_tokens=self._max_tokens, **self._ids)
+        question, known = self._messages[-1].content, [message.content for message in self._messages]
+        self.memories = await self._memory.context(question, max_tokens=self._max_tokens, known=known, **self._ids)
         self._pieces = await self._stack.enter_async_context(self._llm.stream(self._prompt()))
         return self
 

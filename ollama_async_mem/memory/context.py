@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ollama_async_mem.memory.dates.written import day_name, span_name
 from ollama_async_mem.records import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
-    from ollama_async_mem.records import Hit, MemoryRecord
+    from ollama_async_mem.records import MemoryRecord
 
 __all__ = ["line", "memory_block", "pack", "tokens"]
 
 _BYTES_PER_TOKEN = 4
 _TAG = re.compile(r"</?\s*memories\s*>", re.IGNORECASE)
+_YEAR = re.compile(r"\d{4}")
 _LONGEST_LINE = 600
+_MOST_DATES = 4
 
 
 def tokens(text: str) -> int:
@@ -25,22 +28,38 @@ def tokens(text: str) -> int:
 
 
 def line(memory: MemoryRecord) -> str:
-    """Write a memory as one line: `[2026-05-01] Anna: ...`; a long text is cut."""
+    """Write a memory as one line: `[8 May 2023] Anna: I met Bob yesterday (yesterday = 7 May 2023)`.
+
+    What is meant by words such as "yesterday" is noted behind. A long text is cut.
+    """
     text = _TAG.sub("", " ".join(memory.text.split()))
     if len(text) > _LONGEST_LINE:
         text = text[: _LONGEST_LINE - 4] + " ..."
-    who = f"{' '.join(memory.who.split())}: " if isinstance(memory, Turn) else ""
-    return f"[{memory.at:%Y-%m-%d}] {who}{text}"
+    who = f"{_TAG.sub('', ' '.join(memory.who.split()))}: " if isinstance(memory, Turn) else ""
+    return f"[{day_name(memory.at.date())}] {who}{text}{_meant(memory, text)}"
 
 
-def pack(hits: Iterable[Hit], *, max_tokens: int) -> str:
-    """Take the best hits that fit the budget and write them in the order of their times."""
+def _meant(memory: MemoryRecord, text: str) -> str:
+    """Say which days words mean that do not name a year."""
+    meant = {d.text: span_name(d) for d in memory.dates if not _YEAR.search(d.text) and d.text in text}
+    notes = [f"{words} = {days}" for words, days in list(meant.items())[:_MOST_DATES]]
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def pack(memories: Iterable[MemoryRecord], *, max_tokens: int, known: Collection[str] = ()) -> str:
+    """Take the first memories that fit the budget, and write them in the order of their times.
+
+    What is `known`, texts that the prompt has already, is left out.
+    """
+    seen = {" ".join(text.split()) for text in known}
     taken: list[MemoryRecord] = []
     left = max_tokens
-    for hit in hits:
-        cost = tokens(line(hit.memory)) + 1
-        if cost <= left:
-            taken.append(hit.memory)
+    for memory in memories:
+        plain = " ".join(memory.text.split())
+        cost = tokens(line(memory)) + 1
+        if cost <= left and plain not in seen:
+            seen.add(plain)
+            taken.append(memory)
             left -= cost
     return "\n".join(line(memory) for memory in sorted(taken, key=lambda m: (m.at, m.id)))
 

@@ -1,57 +1,279 @@
-"""Whether a statement stands in the turns it claims to come from. Pure.
+"""Whether statements stand in the turns that they claim to come from. Pure.
 
-A model's statement is kept only if its quote is really there, and its words and numbers are covered by what
-was said.
+A model's statement is kept only if its quote is really there, its words, numbers and dates are covered by what was
+said, and what was said is a statement: no question, no supposition, no order, and not the opposite. What is not kept
+is counted by the reason. Knows nothing of the store and of how statements were asked for.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from ollama_async_mem.memory.dates import find_dates
+from ollama_async_mem.memory.dates.words import listed
+from ollama_async_mem.memory.sentences import clauses_of, touched
+from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, plain, stem
+from ollama_async_mem.records import DateRange, Turn  # noqa: TC001 - msgspec resolves annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ollama_async_mem.memory.extract import Statement
-    from ollama_async_mem.records import Turn
+    from ollama_async_mem.memory.sentences import Clause
 
-__all__ = ["source_of"]
+__all__ = ["Grounded", "Reason", "Rejected", "ground"]
 
-_MIN_COVERED = 0.6
+Reason: TypeAlias = Literal[
+    "blank", "long", "quote", "role", "order", "question", "supposition", "subject", "negation", "number", "date",
+    "name", "words", "double", "too many",
+]  # fmt: skip
+
+_LONGEST_TEXT = 400
+_LONGEST_QUOTE = 400
 _MIN_QUOTE_CHARS = 3
-_STEM_CHARS = 4
-_WORD = re.compile(r"[^\W\d_]+|\d+(?:[.,:]\d+)*")
+_MIN_COVERED = 0.6
+_MIN_INSIDE = 4
+_MISREAD = 0.5
+
+_HEAD = re.compile(r"^\s*(?:\[\d+\]\s*)?(?:\([^)]*\)\s*)?")
+_FIRST_PERSON = re.compile(
+    r"\b(?:i|im|ive|my|me|mine|myself|we|weve|our|us)\b|[我俺]|私|僕|אני|أنا|\bich\b|\byo\b|\bje\b"
+)
+_SELF = re.compile(r"^(?:id|ill|my|we|weve|our|ich|yo|je|אני|أنا)\b|^[我俺私僕]|\b(?:i|im|ive)\b")
+_USER = re.compile(r"(?:the )?user\b", re.IGNORECASE)
+_PRONOUNS = frozenset(listed("he she they it this that these those his her their its you your hes shes theyre there"))
+_ANOTHER = re.compile(r"\b(?:you|your|youre|youve|yours|yourself|u|ur|he|she|his|her|him|hes|shes)\b|[你您他她]")
+_ORDER = re.compile(
+    r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|rules?|prompts?|everything|memor\w+|facts?|above|"
+    r"previous)\b|\b(?:delete|erase|wipe|remove|clear|drop|overwrite)\b.{0,40}\b(?:memor\w+|facts?|everything|records?|"
+    r"database|all)\b|\byou are now\b|\bsystem prompt\b|\bnew instructions?\b|\b(?:answer|respond|reply|output) only\b"
+)
+_COMMAND = re.compile(
+    r"(?:(?:please|now|always|never|do not|system|important)\W+)*(?:ignore|disregard|forget|delete|erase|remove|"
+    r"overwrite|reveal|obey|pretend|act as|you are now|you must|store|save|remember|note that|answer|respond|reply|"
+    r"output|print)\b"
+)
+_REMEMBER = re.compile(
+    r"\b(?:remember|note|store|save|record|memori[sz]e|keep in mind)\b(?: \w+){0,4}? (?:that|:|as)|\bremember:"
+)
+_HEDGED = re.compile(
+    r"\b(?:if|wish\w*|imagin\w*|suppos\w*|might|may|maybe|perhaps|probably|possibly|could|would|should|want\w*|hop\w+|"
+    r"plan\w*|consider\w*|think\w*|interest\w*|dream\w*|suggest\w*|recommend\w*|advis\w*|advice|propos\w*|believ\w*|"
+    r"feel\w*|appreciat\w*|encourag\w*|look\w* forward|like\w*|ask\w*|invit\w*|offer\w*|open to|eager|excite\w*)\b|"
+    r"如果|要是|也许|可能|假如"
+)
+_LIGHT = LIKES | frozenset(
+    stem(word)
+    for word in listed(
+        """want plan feel think know believe mention say tell share express describe person user assistant hope go get
+        make use take find keep help start time day thing way lot various different currently recently past future
+        still interest interested consider value appreciate own work friend name call"""
+    )
+)
+_ROLES = frozenset({stem("user"), stem("assistant")})
+_GENERIC = _LIGHT | frozenset({"live", "com", "eat", "drink"})
 
 
-def source_of(statement: Statement, turns: Sequence[Turn]) -> Turn | None:
-    """Return the turn that holds the statement's quote, or None where the statement is not covered by it."""
-    if not (statement.text.strip() and 1 <= statement.line <= len(turns)):
-        return None
-    quote = _plain(statement.quote)
-    # Models miscount lines; the quote decides, the line number only says where to look first.
-    candidates = [turns[statement.line - 1], *turns]
-    turn = next((t for t in candidates if len(quote) >= _MIN_QUOTE_CHARS and quote in _plain(t.text)), None)
-    return turn if turn and _is_covered(statement.text, turn, turns) else None
+class Grounded(msgspec.Struct, frozen=True):
+    """A statement that stands in a turn, as it is to be stored, with the days that it names."""
+
+    text: str
+    quote: str
+    turn: Turn
+    dates: tuple[DateRange, ...] = ()
 
 
-def _is_covered(text: str, turn: Turn, turns: Sequence[Turn]) -> bool:
-    speakers = " ".join(t.who for t in turns)
-    said = {_stem(word) for word in _words(f"{turn.text} {speakers} {turn.at:%Y %B %d %m}")}
-    words = _words(text)
-    if any(word[0].isdigit() and word not in said for word in words):
+class Rejected(msgspec.Struct, frozen=True):
+    """Why a statement is not kept, and the turn that it was found in, if it was."""
+
+    reason: Reason
+    turn: Turn | None = None
+
+
+class _Source(msgspec.Struct, frozen=True):
+    """Where a quote stands: the sentences of the turn that it touches, and what was said around the turn."""
+
+    turn: Turn
+    quote: str
+    said: str
+    around: tuple[Turn, ...]
+
+
+def ground(
+    statements: Iterable[Statement], turns: Sequence[Turn], *, earlier: Sequence[Turn] = ()
+) -> tuple[list[Grounded], list[Rejected]]:
+    """Sort statements about some turns into those that stand in them and those that do not.
+
+    `earlier` are the turns before them, which tell what "yes" and "she" mean, but from which nothing is taken.
+    """
+    kept: dict[tuple[str, str], Grounded] = {}
+    rejected: list[Rejected] = []
+    for statement in statements:
+        found = _grounded(statement, turns, earlier)
+        if isinstance(found, Rejected):
+            rejected.append(found)
+        elif kept.setdefault((plain(found.text), found.turn.id), found) is not found:
+            rejected.append(Rejected("double", found.turn))
+    return list(kept.values()), rejected
+
+
+def _grounded(statement: Statement, turns: Sequence[Turn], earlier: Sequence[Turn]) -> Grounded | Rejected:
+    text = " ".join(statement.text.split())
+    if not plain(text):
+        return Rejected("blank")
+    if len(text) > _LONGEST_TEXT:
+        return Rejected("long")
+    if (source := _source(statement, turns, earlier)) is None:
+        return Rejected("quote")
+    people = {t.who for t in (*turns, *earlier)}
+    text = _attributed(_without_head(text, people), source)
+    if reason := _objection(text, source, people):
+        return Rejected(reason, source.turn)
+    return Grounded(text, source.quote[:_LONGEST_QUOTE], source.turn, _dates(text, source))
+
+
+def _source(statement: Statement, turns: Sequence[Turn], earlier: Sequence[Turn]) -> _Source | None:
+    """Find the turn of a quote. Models miscount lines: the quote decides, the line only says where to look first."""
+    people = {t.who for t in turns}
+    quote = _without_head(statement.quote, people) if statement.quote.strip() else statement.text
+    order = sorted(range(len(turns)), key=lambda n: n != statement.line - 1)
+    for number in order:
+        if len(plain(quote)) >= _MIN_QUOTE_CHARS and (said := touched(quote, turns[number].text)):
+            around = (*earlier, *turns[:number])[-2:]
+            return _Source(turns[number], " ".join(quote.split()), said, around)
+    return None
+
+
+def _without_head(text: str, people: set[str]) -> str:
+    """Leave out what a model copied along with a line: its number, its date and who said it."""
+    text = _HEAD.sub("", text, count=1).strip().strip("\"'\u201c\u201d")
+    who = next((who for who in people if text.casefold().startswith(f"{who.casefold()}:")), "")
+    return text[len(who) + 1 :].strip() if who else text
+
+
+def _attributed(text: str, source: _Source) -> str:
+    """Say whose words they are: of a user with a name, in the first person, or given only to be remembered."""
+    turn, is_own = source.turn, bool(_FIRST_PERSON.search(plain(source.said)))
+    if turn.speaker and turn.role == "user" and is_own and (user := _USER.match(text)):
+        text = f"{turn.speaker}{text[user.end() :]}"
+    if _SELF.search(plain(text)):
+        return f"{turn.who}: {text}"
+    if _REMEMBER.search(normal(source.said)) and not is_own:
+        return f"{turn.who} said: {text}"
+    return text
+
+
+def _objection(text: str, source: _Source, people: set[str]) -> Reason | None:
+    """What speaks against a statement, None where nothing does."""
+    if source.turn.role == "system":
+        return "role"
+    if _is_order(text, source):
+        return "order"
+    if _has_wrong_subject(text, source, people):
+        return "subject"
+    return _misreading(text, source) or _invention(text, source)
+
+
+def _is_order(text: str, source: _Source) -> bool:
+    said = normal(source.said)
+    return bool(_ORDER.search(said) or _COMMAND.match(normal(text)) or _ORDER.search(normal(text)))
+
+
+def _has_wrong_subject(text: str, source: _Source, people: set[str]) -> bool:
+    """Whether a statement is about somebody else than what was said, or about nobody."""
+    first = plain(text)
+    if first.split()[0] in _PRONOUNS:
+        return True
+    turn, said = source.turn, plain(source.said)
+    subject = _leading(first, people)
+    if turn.role == "assistant" and not turn.speaker:  # what an assistant says tells something about itself at most
+        return subject is None or plain(subject) != "assistant"
+    if subject is None or plain(subject) == plain(turn.who):
         return False
-    content = [word for word in words if len(word) >= _STEM_CHARS]
-    covered = sum(_stem(word) in said for word in content)
-    return covered >= _MIN_COVERED * len(content)
+    if subject not in people:  # "user", where people have names
+        return True
+    clauses = clauses_of(source.said)
+    elsewhere = [c for c in clauses if plain(subject) not in plain(c.text) and not _ANOTHER.search(plain(c.text))]
+    return _is_drawn_from(text, elsewhere, clauses, source)
 
 
-def _plain(text: str) -> str:
-    return " ".join(_words(text))
+def _leading(text: str, people: set[str]) -> str | None:
+    """Whose name a statement begins with."""
+    known = sorted({*people, "user", "assistant"}, key=len, reverse=True)
+    flat = f"{text.removeprefix('the ')} "
+    return next((who for who in known if plain(who) and flat.startswith(f"{plain(who)} ")), None)
 
 
-def _words(text: str) -> list[str]:
-    return [word.casefold() for word in _WORD.findall(text)]
+def _misreading(text: str, source: _Source) -> Reason | None:
+    """Whether something is stated that was only asked or supposed, or was denied, or is denied and was not."""
+    clauses = clauses_of(source.said)
+    if _is_drawn_from(text, [c for c in clauses if c.is_asked], clauses, source):
+        return "question"
+    if not _HEDGED.search(plain(text)) and _is_drawn_from(text, [c for c in clauses if c.is_supposed], clauses, source):
+        return "supposition"
+    denied = [c for c in clauses if c.is_denied]
+    if is_negated(text) or not content(source.said):  # without words of its own it is an answer: yes or no
+        return None if is_negated(text) == bool(denied) else "negation"
+    return "negation" if _is_drawn_from(text, denied, clauses, source) else None
 
 
-def _stem(word: str) -> str:
-    return word if word[0].isdigit() else word[:_STEM_CHARS]
+def _is_drawn_from(text: str, some: Sequence[Clause], clauses: Sequence[Clause], source: _Source) -> bool:
+    """Whether half of the statement's telling words, or more, are in some of the clauses and not in the others."""
+    ones = {word for clause in some for word in content(clause.text)}
+    others = {word for clause in clauses if clause not in some for word in content(clause.text)}
+    own = set(content(text)) - set(content(source.turn.who))
+    telling = ((own - _GENERIC) & (ones | others)) or (own & (ones | others))
+    return bool(ones) and len(telling & (ones - others)) >= _MISREAD * max(1, len(telling))
+
+
+def _invention(text: str, source: _Source) -> Reason | None:
+    """What a statement has that nobody said: a date, a number, a name, or too many words."""
+    dates = find_dates(text, source.turn.at)
+    if not all(_is_dated(found, source) for found in dates):
+        return "date"
+    bare = text
+    for found in reversed(dates):
+        bare = bare[: found.position[0]] + " " + bare[found.position[1] :]
+    said = " ".join((source.turn.text, source.turn.who, *(f"{t.who} {t.text}" for t in source.around)))
+    if numbers(bare) - numbers(said):
+        return "number"
+    heard = _stems(said)
+    if any(not _is_heard(name, heard, said) for name in names(bare)):
+        return "name"
+    telling = [word for word in content(bare) if word not in _LIGHT]
+    covered = sum(_is_heard(word, heard, said) for word in telling)
+    return None if covered >= _MIN_COVERED * len(telling) else "words"
+
+
+@lru_cache(maxsize=256)
+def _stems(said: str) -> frozenset[str]:
+    return frozenset(content(said)) | _ROLES
+
+
+def _is_heard(word: str, heard: frozenset[str], said: str) -> bool:
+    """Whether a stem was said; in other scripts also as a part of a word, for articles are written to words there."""
+    if word in heard:
+        return True
+    if not word.isascii():
+        return word in normal(said) or (len(word) >= _MIN_INSIDE and word[1:] in normal(said))
+    return len(word) > _MIN_INSIDE and any(
+        other.startswith(word) or (len(other) > _MIN_INSIDE and word.startswith(other)) for other in heard
+    )
+
+
+def _is_dated(found: DateRange, source: _Source) -> bool:
+    """Whether days that a statement names are those that were named, or hold them, or else the day it was said on."""
+    turns = (source.turn, *source.around)
+    named = [day for turn in turns for day in (turn.dates or find_dates(turn.text, turn.at))]
+    if any(found.start <= day.start and day.end <= found.end for day in named):
+        return True
+    return found.start <= source.turn.at.date() <= found.end and not find_dates(source.said, source.turn.at)
+
+
+def _dates(text: str, source: _Source) -> tuple[DateRange, ...]:
+    """The days of a statement: those it names, else those of its quote."""
+    return tuple(find_dates(text, source.turn.at) or find_dates(source.quote, source.turn.at))

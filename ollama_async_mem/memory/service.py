@@ -7,48 +7,67 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, OllamaError, StoreClosed
+from ollama_async_mem.counts import MemoryStatistics
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreError
+from ollama_async_mem.events import MemoriesDeleted, TurnStored
 from ollama_async_mem.memory.chat import MemoryChat
+from ollama_async_mem.memory.checks import (
+    Infer,
+    as_time,
+    require_infer,
+    require_limit,
+    require_metadata,
+    require_query,
+    require_score,
+    require_tokens,
+    selected,
+)
 from ollama_async_mem.memory.context import pack
 from ollama_async_mem.memory.ingest import Ingest
-from ollama_async_mem.memory.messages import (
-    as_messages,
-    as_time,
-    as_turn,
-    require_kinds,
-    require_limit,
-    require_query,
-    require_scope,
-    require_tokens,
-)
-from ollama_async_mem.memory.rank import fuse
-from ollama_async_mem.records import AddResult, Counts, MemoryRecord, Page, Scope, SearchResult, Selection
+from ollama_async_mem.memory.keeping import MemoryKeeper
+from ollama_async_mem.memory.messages import as_messages, as_turn
+from ollama_async_mem.memory.rank import DEFAULT, RankingWeights
+from ollama_async_mem.memory.searching import Asked, find
+from ollama_async_mem.memory.tasks import together
+from ollama_async_mem.memory.vision import described
+from ollama_async_mem.records import AddResult, Scope, SearchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.memory.messages import MessageInput
-    from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore, Vector
-    from ollama_async_mem.records import Candidate, Kind, Turn
+    from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
+    from ollama_async_mem.records import Kind, Turn
 
 __all__ = ["MemoryService"]
 
 _log = logging.getLogger(__name__)
 _ALL: tuple[Kind, ...] = ("turn", "fact")
-_INFER = ("background", "now", False)
+_AT_ONCE = 128
+_PURGE_S = 3600.0
 
 
-class MemoryService:
+class MemoryService(MemoryKeeper):
     """A memory for any number of users. `async with` opens its store and starts the extraction behind it.
 
-    Without `llm` there is no extraction and no `chat`; adding and finding need none. With `extract_here` off, jobs are
-    queued for other processes. `resources` are opened before everything else and closed after it.
+    Args:
+        store: where it is kept.
+        embedder: makes the vectors.
+        llm: extracts facts and answers in `chat`; without it there is neither, and adding and finding need none.
+        vision: describes images in messages.
+        extract_here: whether this process works off the extraction queue, or leaves it to others on the store.
+        prompt: replaces the instructions to the model that extracts facts, all but the shape of the answer.
+        idle_s: how long extraction waits for the end of a burst of adds, so that the model stays free for a chat.
+        concurrency: for how many users the model is asked for facts at the same time.
+        same_within: within which time the same words of the same speaker in the same scope are stored once.
+        weights: of the ranking, see `RankingWeights`.
+        resources: opened before everything else, and closed after it.
 
     Every method may raise `StoreError`; those that embed or generate may raise `OllamaError`.
     """
@@ -59,15 +78,31 @@ class MemoryService:
         store: MemoryStore,
         embedder: Embedder,
         llm: ChatModel | None = None,
+        vision: ChatModel | None = None,
         extract_here: bool = True,
+        prompt: str | None = None,
+        idle_s: float = 1.0,
+        concurrency: int = 64,
+        same_within: timedelta = timedelta(seconds=30),
+        weights: RankingWeights = DEFAULT,
         resources: Sequence[AbstractAsyncContextManager[Any]] = (),
     ) -> None:
-        self.store = store
+        super().__init__(store, embedder, window=same_within)
         self._resources = resources
-        self._embedder = embedder
         self._llm = llm
-        self._ingest = Ingest(store, embedder, llm) if llm and extract_here else None
-        self._is_open = False
+        self._vision = vision
+        self._weights = weights
+        self._ingest: Ingest | None = None
+        if llm and extract_here:
+            self._ingest = Ingest(
+                store,
+                embedder,
+                llm,
+                on_event=self._feed.publish,
+                prompt=prompt,
+                idle_s=idle_s,
+                concurrency=concurrency,
+            )
         self._was_opened = False
         self._stack = AsyncExitStack()
 
@@ -79,10 +114,12 @@ class MemoryService:
             for resource in (*self._resources, self.store, self._embedder):
                 await stack.enter_async_context(resource)
             await self._check_embedding_space()
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)  # an unfinished job stays in the queue
+            tasks.start_soon(self._purge)
             if self._ingest:
-                tasks = await stack.enter_async_context(anyio.create_task_group())
-                stack.callback(tasks.cancel_scope.cancel)  # an unfinished job stays in the queue
                 tasks.start_soon(self._ingest.run)
+            stack.callback(self._feed.end)
             self._stack = stack.pop_all()
         self._is_open = True
         return self
@@ -104,24 +141,69 @@ class MemoryService:
         run_id: str | None = None,
         metadata: dict[str, Any] | None = None,
         timestamp: datetime | str | None = None,
-        infer: Literal["background", "now", False] = "background",
+        expires_at: datetime | str | None = None,
+        key: str | None = None,
+        infer: Infer = "background",
     ) -> AddResult:
         """Store messages word for word; when this returns they are on disk and can be found.
 
-        A message is a text, a mapping with `content` and optional `role`, `name` and `timestamp`, or a
-        `Message`. `timestamp` is for those without one, by default now. Facts are extracted behind, before the
-        return with `infer="now"`, or not at all with `infer=False`.
+        A message is a text, a `Message`, or a mapping or object with `role` and `content` as OpenAI and Ollama have
+        it, with `name` and `timestamp` where they are known. System messages are left out. Facts are extracted behind,
+        before the return with `infer="now"`, or not at all with `infer=False`.
+
+        Args:
+            messages: one, or several in the order in which they were said.
+            user_id: whose memory it is; this, `agent_id` or `run_id` is needed.
+            agent_id: which agent's memory it is.
+            run_id: which conversation it belongs to.
+            metadata: stored beside each message, for `filters`.
+            timestamp: when messages without their own were said, by default now. Words such as "last Friday" are
+                seen from then.
+            expires_at: from when on the messages are not found any more; they are destroyed within the hour.
+            key: of the caller's choice; what was added to this scope under a key is not added again.
+            infer: when to extract facts.
 
         Raises:
             ConfigError: no id is given, or a message is blank; nothing was stored.
         """
         scope = self._scope(user_id, agent_id, run_id)
-        if infer not in _INFER or not isinstance(metadata, dict | None):
-            raise ConfigError(f"infer is one of {_INFER} and metadata a dict, got {infer!r} and {metadata!r}")
+        require_infer(infer)
         now = datetime.now(UTC)
-        at = as_time(timestamp) or now
-        turns = [as_turn(m, scope, now=now, at=at, metadata=metadata or {}) for m in as_messages(messages)]
-        return await self._store_turns(turns, infer)
+        at, end, beside = as_time(timestamp) or now, as_time(expires_at), require_metadata(metadata)
+        said = await described(as_messages(messages), self._vision)
+        turns = [as_turn(m, scope, now=now, at=at, metadata=beside, expires_at=end) for m in said]
+        return await self._store_turns(turns, infer, _key(key))
+
+    async def add_many(
+        self,
+        additions: Iterable[Mapping[str, Any]],
+        *,
+        infer: Infer = "background",
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> list[AddResult]:
+        """Add many conversations at once, for imports; returns a result for each, in order.
+
+        An addition is a mapping of the arguments of `add`, `messages` among them. Embedding and storing are shared
+        between them. `on_progress` gets how many are done, and of how many.
+
+        Raises:
+            ConfigError: an addition is wrong; the message says which. Others may have been stored.
+        """
+        todo = list(additions)
+        results: list[AddResult | None] = [None] * len(todo)
+        waiting = iter(enumerate(todo))
+        done = 0
+
+        async def work() -> None:
+            nonlocal done
+            for position, addition in waiting:
+                results[position] = await self._add_one(addition, position, infer)
+                done += 1
+                if on_progress:
+                    on_progress(done, len(todo))
+
+        await together(*[work] * min(_AT_ONCE, len(todo)))
+        return [result for result in results if result]
 
     async def search(
         self,
@@ -131,19 +213,41 @@ class MemoryService:
         agent_id: str | None = None,
         run_id: str | None = None,
         limit: int = 10,
+        filters: Mapping[str, Any] | None = None,
         kinds: Sequence[Kind] = _ALL,
+        as_of: datetime | str | None = None,
+        min_score: float | None = None,
+        explain: bool = False,
     ) -> SearchResult:
         """Find the memories that fit a query, best first, each with a score from 0 to 1.
 
         Ids that are given must match. When the query cannot be embedded, the hits are those of the keyword
         index and `degraded` says `("dense",)`.
 
+        Args:
+            query: a question, or words.
+            user_id: whose memory is searched; this, `agent_id` or `run_id` is needed.
+            agent_id: which agent's.
+            run_id: which conversation's.
+            limit: most hits.
+            filters: conditions on metadata and fields, such as `{"topic": "food", "at": {"gte": "2026-01-01"}}`.
+            kinds: "turn" for messages, "fact" for what was drawn from them.
+            as_of: search what was known and held at that time.
+            min_score: leave out what scores less; scores of different queries can be compared.
+            explain: say in `Hit.parts` what each component contributed.
+
         Raises:
-            ConfigError: no id is given, the query is blank, or `limit` is out of range.
+            ConfigError: no id is given, the query is blank, or an argument is out of range.
         """
         scope = self._scope(user_id, agent_id, run_id)
-        selection = Selection(scope=scope, kinds=tuple(require_kinds(kinds)))
-        return await self._find(require_query(query), selection, limit=require_limit(limit))
+        asked = Asked(
+            text=require_query(query),
+            selection=selected(scope, kinds=kinds, filters=filters, as_of=as_of),
+            limit=require_limit(limit),
+            min_score=require_score(min_score),
+            explain=bool(explain),
+        )
+        return await find(asked, self.store, self._embedder, self._weights)
 
     async def context(
         self,
@@ -153,11 +257,20 @@ class MemoryService:
         agent_id: str | None = None,
         run_id: str | None = None,
         max_tokens: int = 800,
+        filters: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+        known: Collection[str] = (),
     ) -> str:
-        """Write down what fits a query as dated lines for a prompt, oldest first, within `max_tokens`."""
+        """Write down what fits a query as dated lines for a prompt, oldest first, within `max_tokens`.
+
+        What words such as "yesterday" mean is noted. Texts that are `known`, for the prompt has them already, are left
+        out. Other arguments are as of `search`.
+        """
         budget = require_tokens(max_tokens)
-        found = await self.search(query, user_id=user_id, agent_id=agent_id, run_id=run_id, limit=50)
-        return pack(found.hits, max_tokens=budget)
+        found = await self.search(
+            query, user_id=user_id, agent_id=agent_id, run_id=run_id, limit=50, filters=filters, as_of=as_of
+        )
+        return pack((hit.memory for hit in found), max_tokens=budget, known=known)
 
     def chat(
         self,
@@ -168,7 +281,7 @@ class MemoryService:
         run_id: str | None = None,
         max_tokens: int = 800,
         remember: bool = True,
-        infer: Literal["background", "now", False] = "background",
+        infer: Infer = "background",
     ) -> MemoryChat:
         """Answer with what is remembered, and remember the exchange: `async with mem.chat(...) as stream`.
 
@@ -181,8 +294,7 @@ class MemoryService:
         scope = self._scope(user_id, agent_id, run_id)
         if self._llm is None:
             raise ConfigError("this memory has no chat model: pass llm= when it is made")
-        if infer not in _INFER:
-            raise ConfigError(f"infer is one of {_INFER}, got {infer!r}")
+        require_infer(infer)
         return MemoryChat(
             self,
             self._llm,
@@ -192,46 +304,6 @@ class MemoryService:
             remember=remember,
             infer=infer,
         )
-
-    async def get(self, memory_id: str) -> MemoryRecord:
-        """Return one memory.
-
-        Raises:
-            RecordNotFound: there is none with this id.
-        """
-        return await self.store.get(memory_id)
-
-    async def list(
-        self,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        kinds: Sequence[Kind] = _ALL,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> Page:
-        """List memories, newest first; `cursor` of one page fetches the next."""
-        scope = self._scope(user_id, agent_id, run_id)
-        if not isinstance(cursor, str | None):
-            raise ConfigError(f"cursor is what the page before gave, got {cursor!r}")
-        selection = Selection(scope=scope, kinds=tuple(require_kinds(kinds)), everything=True)
-        return await self.store.list(selection, limit=require_limit(limit), cursor=cursor)
-
-    async def delete(self, memory_id: str) -> None:
-        """Destroy one memory.
-
-        Raises:
-            RecordNotFound: there is none with this id.
-        """
-        await self.store.delete(memory_id)
-
-    async def count(
-        self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
-    ) -> Counts:
-        """Count memories; without any id, all of the store."""
-        everything = user_id is agent_id is run_id is None
-        return await self.store.counts(Scope() if everything else self._scope(user_id, agent_id, run_id))
 
     async def flush(self) -> int:
         """Wait for the extraction that is queued.
@@ -246,15 +318,27 @@ class MemoryService:
             await self._ingest.settled()
         return await self.store.pending_jobs()
 
+    async def statistics(self) -> MemoryStatistics:
+        """Count what is stored, and what became of the extraction since this memory was opened."""
+        self._require_open()
+        return MemoryStatistics(
+            store=await self.store.statistics(), extraction=self._ingest.counts if self._ingest else None
+        )
+
     @property
     def llm_model(self) -> str:
         """Name of the chat model, "" where there is none."""
         return self._llm.model if self._llm else ""
 
-    def _scope(self, user_id: str | None, agent_id: str | None, run_id: str | None) -> Scope:
-        if not self._is_open:
-            raise StoreClosed("a memory is used inside 'async with'")
-        return require_scope(user_id, agent_id, run_id)
+    async def settled(self, added: AddResult) -> AddResult:
+        """Wait for the extraction behind an add; returns it with how that went."""
+        if not (self._ingest and added.job_id):
+            return added
+        await self._ingest.settled(added.job_id)
+        status = await self.store.job_status(added.job_id)
+        if status is None:
+            return AddResult(added.turns, added.job_id, "done")
+        return AddResult(added.turns, added.job_id, "failed" if status.state == "dead" else "waiting", status.error)
 
     async def _check_embedding_space(self) -> None:
         space = await self.store.embedding_space()
@@ -263,58 +347,36 @@ class MemoryService:
                 expected=space.model, got=self._embedder.model, where=f"the store {self.store.location}"
             )
 
-    async def _store_turns(self, turns: Sequence[Turn], infer: Literal["background", "now", False]) -> AddResult:
-        vectors = await self._embedder.embed_documents([f"{turn.who}: {turn.text}" for turn in turns])
+    async def _add_one(self, addition: Mapping[str, Any], position: int, infer: Infer) -> AddResult:
+        try:
+            return await self.add(**{"infer": infer, **addition})
+        except (ConfigError, TypeError) as exc:
+            raise ConfigError(f"addition {position + 1}: {exc}") from exc
+
+    async def _store_turns(self, turns: Sequence[Turn], infer: Infer, key: str | None) -> AddResult:
         extract = infer is not False and self._llm is not None
-        job_id = await self.store.add_turns(turns, vectors, model=self._embedder.model, extract=extract)
-        if job_id is None:
-            return AddResult(tuple(turns))
-        added = AddResult(tuple(turns), job_id, "queued")
-        if self._ingest:
+        added = await self._intake.take(turns, extract=extract, key=key)
+        if added.is_new:
+            for turn in added.turns:
+                self._feed.publish(TurnStored(turn))
+        if added.job_id and self._ingest:
             self._ingest.wake()
         return await self.settled(added) if infer == "now" else added
 
-    async def settled(self, added: AddResult) -> AddResult:
-        """Wait for the extraction behind an add; returns it with how that went."""
-        if not (self._ingest and added.job_id):
-            return added
-        await self._ingest.settled()
-        status = await self.store.job_status(added.job_id)
-        if status is None:
-            return AddResult(added.turns, added.job_id, "done")
-        return AddResult(added.turns, added.job_id, "failed" if status.state == "dead" else "waiting", status.error)
-
-    async def _find(self, query: str, selection: Selection, *, limit: int) -> SearchResult:
-        pool = max(50, 4 * limit)
-        lists: dict[str, list[Candidate]] = {}
-
-        async def dense() -> None:
-            if (vector := await self._embed_query(query)) is not None:
-                lists["dense"] = await self.store.dense_candidates(
-                    selection, vector, model=self._embedder.model, limit=pool
-                )
-
-        async def keyword() -> None:
-            lists["keyword"] = await self.store.keyword_candidates(selection, query, limit=pool)
-
-        await _together(dense, keyword)
-        degraded = () if "dense" in lists else ("dense",)
-        return SearchResult(fuse(lists, limit=limit), degraded)
-
-    async def _embed_query(self, query: str) -> Vector | None:
-        """Embed a query, or return None where the server cannot: finding goes on with the other index."""
-        try:
-            return await self._embedder.embed_query(query)
-        except OllamaError as exc:
-            _log.warning("searching by words only, the query could not be embedded: %s", exc)
-            return None
+    async def _purge(self) -> None:
+        """Destroy what expired, now and every hour."""
+        while True:
+            try:
+                count = await self.store.purge_expired(now=datetime.now(UTC))
+            except StoreError as exc:
+                _log.warning("expired memories could not be destroyed, trying again in an hour: %s", exc)
+            else:
+                if count:
+                    self._feed.publish(MemoriesDeleted(Scope(), count, "expired"))
+            await anyio.sleep(_PURGE_S)
 
 
-async def _together(*functions: Any) -> None:
-    """Run functions at once; the first error is raised as it is, not in a group."""
-    try:
-        async with anyio.create_task_group() as tasks:
-            for function in functions:
-                tasks.start_soon(function)
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+def _key(key: object) -> str | None:
+    if not isinstance(key, str | None) or key == "":
+        raise ConfigError(f"key is a text that is not empty, got {key!r:.80}")
+    return key

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from ollama_async_mem.errors import ConfigError, MissingExtra
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_store"]
 
+_OPTIONS = {"tokenize", "durability"}
 _ALLOWED = "sqlite:///relative/path, sqlite:////absolute/path, sqlite:// (in memory), a path, or postgresql://..."
 
 
@@ -24,7 +26,8 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True) -> MemorySto
     """Return the store that a URL or a path names; `async with` opens it, nothing is touched before.
 
     `sqlite:///memories.db` is relative, `sqlite:////var/memories.db` absolute, `sqlite:///~/memories.db` in the
-    home folder, `sqlite://` lives in memory until it is closed. Paths are taken as they are, without %-escapes.
+    home folder, `sqlite://` lives in memory until it is closed. Paths are taken as they are, without %-escapes. After a
+    `?` come `tokenize` and `durability` as `SQLiteStore` takes them: `sqlite:///memories.db?tokenize=trigram`.
     `postgresql://user:password@host/database` is a schema of a database, which must exist.
     Without `create`, opening what does not exist is a StoreError and makes nothing.
 
@@ -38,11 +41,11 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True) -> MemorySto
         return _postgres(text, create=create)
     if scheme and scheme[1] != "sqlite":
         raise ConfigError(f"{scheme[1]}:// names no kind of store; allowed: {_ALLOWED}")
-    path = sqlite_path(text)
+    path, options = sqlite_path(text), sqlite_options(text)
 
     from .sqlite import SQLiteStore  # noqa: PLC0415 - keeps numpy and sqlite3 out of the import of the package
 
-    return SQLiteStore(path, create=create)
+    return SQLiteStore(path, create=create, **options)
 
 
 def _postgres(url: str, *, create: bool) -> MemoryStore:
@@ -60,11 +63,27 @@ def sqlite_path(url: str) -> str | None:
     Raises:
         ConfigError: it names no file.
     """
-    if url in {"sqlite://", "sqlite:///:memory:", ":memory:"}:
+    place = url.partition("?")[0] if url.startswith("sqlite:") else url
+    if place in {"sqlite://", "sqlite:///:memory:", ":memory:"}:
         return None
-    path = url.removeprefix("sqlite:///")
+    path = place.removeprefix("sqlite:///")
     if not path or "\0" in path or path.startswith("sqlite:"):
-        raise ConfigError(f"the store {url!r} names no file; allowed: {_ALLOWED}")
-    if path != url and "?" in path:
-        raise ConfigError(f"the store {url!r} has options after '?', and a sqlite URL takes none")
+        raise ConfigError(f"the store {place!r} names no file; allowed: {_ALLOWED}")
     return path
+
+
+def sqlite_options(url: str) -> dict[str, Any]:
+    """What stands after the `?` of a `sqlite:` URL, with %-escapes; in a bare path it is part of the name. Pure.
+
+    Raises:
+        ConfigError: it is not what such a URL takes.
+    """
+    query = url.partition("?")[2] if url.startswith("sqlite:") else ""
+    try:
+        given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as exc:
+        raise ConfigError("what follows '?' in a sqlite URL is not name=value, joined by '&'") from exc
+    names = [name for name, _ in given]
+    if not _OPTIONS.issuperset(names) or len(set(names)) < len(names):
+        raise ConfigError(f"a sqlite URL takes tokenize= and durability= after '?', each once; got {', '.join(names)}")
+    return dict(given)

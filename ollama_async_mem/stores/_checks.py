@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MAX_LIMIT = 1 << 53
 
-__all__ = ["check", "decode_cursor", "encode_cursor", "require_space"]
+__all__ = ["check", "check_around", "decode_cursor", "encode_cursor", "require_space"]
 
 
 def check(kinds: Sequence[Kind], limit: int = 1, sort: Sort = "-at") -> None:
@@ -32,8 +32,24 @@ def check(kinds: Sequence[Kind], limit: int = 1, sort: Sort = "-at") -> None:
         raise ConfigError(f"unknown sort {sort!r}; allowed: {', '.join(get_args(Sort))}")
     if unknown := set(kinds) - set(get_args(Kind)):
         raise ConfigError(f"unknown kinds {sorted(unknown)}; allowed: {', '.join(get_args(Kind))}")
-    if not 1 <= limit <= MAX_LIMIT:
-        raise ConfigError(f"limit must be at least 1 and at most {MAX_LIMIT:,}, got {limit}")
+    _check_number("limit", limit, least=1)
+
+
+def check_around(before: int, after: int) -> None:
+    """Check how many neighbours a caller asks for.
+
+    Raises:
+        ConfigError: a number is below 0 or beyond what databases count.
+    """
+    _check_number("before", before, least=0)
+    _check_number("after", after, least=0)
+
+
+def _check_number(name: str, value: int, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number, got {value!r:.80}")
+    if not least <= value <= MAX_LIMIT:
+        raise ConfigError(f"{name} must be at least {least} and at most {MAX_LIMIT:,}, got {value}")
 
 
 def require_space(bound: EmbeddingSpace, space: EmbeddingSpace, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Metadata as JSON that any database can take apart, and comes back as it was: pure functions.
+"""Metadata and dates as JSON that any database can hold, and that comes back as it was: pure functions.
 
 Neither PostgreSQL nor older versions of SQLite hold U+0000 in a text that they take out of JSON. That and the two
 characters after it are written as four of these two. The codes are in the order of what they stand for, and no code
@@ -11,13 +11,17 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ollama_async_mem.errors import StoreError
+from ollama_async_mem.records import DateRange
+
+from ._text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["coded", "decoded", "read_json", "write_json"]
+__all__ = ["coded", "decoded", "read_dates", "read_json", "write_dates", "write_json"]
 
 MAX_DEPTH = 500  # databases read JSON that is nested a thousand levels deep
 
@@ -60,6 +64,21 @@ def read_json(text: str) -> Any:
     """The other way."""
     value = msgspec.json.decode(text)
     return _mapped(value, decoded) if "\\u0001" in text else value
+
+
+def write_dates(dates: Sequence[DateRange]) -> str | None:
+    """Return dates as JSON, None for none."""
+    if not dates:
+        return None
+    return msgspec.json.encode([replace(one, text=clean(one.text)) for one in dates]).decode()
+
+
+def read_dates(text: str | None) -> tuple[DateRange, ...]:
+    """The other way."""
+    return _dates.decode(text) if text else ()
+
+
+_dates = msgspec.json.Decoder(tuple[DateRange, ...])
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

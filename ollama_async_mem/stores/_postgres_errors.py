@@ -72,9 +72,13 @@ def is_conflict(exc: Exception) -> bool:
 
 
 def is_of_the_data(exc: Exception) -> bool:
-    """Whether what was to be stored is to blame for an error of ours, and not the server or the way to it."""
+    """Whether what was to be stored is to blame for an error of ours, and not the server or the way to it.
+
+    What we refuse ourselves has no cause; the failures of the server are those of errors that it sent.
+    """
     kinds = asyncpg.IntegrityConstraintViolationError | asyncpg.DataError | asyncpg.ProgramLimitExceededError
-    return isinstance(exc, EmbeddingMismatch) or isinstance(exc.__cause__, kinds)
+    is_ours = isinstance(exc, StoreError | EmbeddingMismatch)
+    return is_ours and (exc.__cause__ is None or isinstance(exc.__cause__, kinds))
 
 
 def _first_line(exc: Exception) -> str:

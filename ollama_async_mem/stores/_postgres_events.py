@@ -5,7 +5,7 @@ That a memory was added follows from its row; only what came after is stored, an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ollama_async_mem.errors import RecordNotFound
 from ollama_async_mem.records import Event
@@ -29,7 +29,9 @@ INSERT INTO events (user_id, memory_id, kind, at, old, new, actor, cause, by_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 _READ = """
-SELECT memory_id, kind, at, added_at, old, new, actor, cause, by_id FROM events WHERE memory_id = ANY($1)
+SELECT memory_id, kind, at, added_at, old, new, actor, cause, by_id
+FROM unnest($1::text[], $2::text[]) AS wanted (user_id, memory_id) JOIN events USING (user_id, memory_id)
+WHERE events.user_id = ANY ($1)
 ORDER BY memory_id, seq
 """
 
@@ -67,10 +69,14 @@ async def history(conn: Connection, memory_id: str) -> list[Event]:
     Raises:
         RecordNotFound: there never was one with this id.
     """
-    alive = await conn.fetchrow("SELECT text, created_at FROM memories WHERE id = $1", write(memory_id))
+    whose = await conn.fetchrow("SELECT user_id, others FROM ids WHERE id = $1", write(memory_id))
+    if whose is None:
+        raise RecordNotFound(memory_id)
+    alive = await conn.fetchrow(_ALIVE, whose["user_id"], write(memory_id))
     events: list[Event] = []
     life: list[Event] = []
-    for row in await read_events(conn, [memory_id]):
+    users = {whose["user_id"], *(whose["others"] or ())}
+    for row in await read_events(conn, [(user, write(memory_id)) for user in users]):
         life.append(as_event(row))
         if row["added_at"] is not None:
             events += [Event(memory_id=memory_id, kind="added", at=as_time(row["added_at"])), *life]
@@ -78,21 +84,21 @@ async def history(conn: Connection, memory_id: str) -> list[Event]:
     if alive:
         text = next((event.old for event in life if event.old is not None), read(alive["text"]))
         events += [Event(memory_id=memory_id, kind="added", at=as_time(alive["created_at"]), new=text), *life]
-    if not events:
-        raise RecordNotFound(memory_id)
     return events
 
 
-async def read_events(conn: Connection, memory_ids: Sequence[str]) -> Sequence[Row]:
-    """Read the stored events of memories, those of each in the order in which they happened."""
-    rows: Sequence[Row] = await conn.fetch(_READ, [write(memory_id) for memory_id in memory_ids])
-    return rows
+_ALIVE = "SELECT text, created_at FROM memories WHERE user_id = $1 AND id = $2"
 
 
-async def read_lives(conn: Connection, memory_ids: Sequence[str]) -> dict[str, tuple[Event, ...]]:
-    """Read what happened to memories that are there, since they were added."""
+async def read_events(conn: Connection, keys: Sequence[tuple[str, str]]) -> Sequence[Row]:
+    """Read the stored events of memories by user and id, those of each in the order in which they happened."""
+    return cast("Sequence[Row]", await conn.fetch(_READ, [user for user, _ in keys], [memory for _, memory in keys]))
+
+
+async def read_lives(conn: Connection, rows: Sequence[Row]) -> dict[str, tuple[Event, ...]]:
+    """Read what happened to the memories of rows, since they were added."""
     lives: dict[str, tuple[Event, ...]] = {}
-    for row in await read_events(conn, memory_ids):
+    for row in await read_events(conn, [(row["user_id"], row["id"]) for row in rows]):
         event = as_event(row)
         lives[event.memory_id] = () if row["added_at"] is not None else (*lives.get(event.memory_id, ()), event)
     return lives

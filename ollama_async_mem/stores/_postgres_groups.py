@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from ollama_async_mem.errors import EmbeddingMismatch, StoreClosed, StoreError
+from ollama_async_mem.errors import StoreClosed
 
 from ._postgres_errors import is_of_the_data
 
@@ -50,8 +50,8 @@ class Additions:
         """Store an addition; returns when it is committed. A caller that is cancelled leaves it stored, or not at all.
 
         Raises:
-            EmbeddingMismatch: the store holds vectors of another space.
-            StoreError: it cannot be stored, or the server failed.
+            StoreClosed: the store was closed before it was stored.
+            Exception: what the function raised for it.
         """
         if not self._is_open:
             raise self._closed()
@@ -95,7 +95,7 @@ class Additions:
         try:
             if items:
                 await self._store([addition for addition, _ in items])
-        except (StoreError, EmbeddingMismatch) as exc:
+        except Exception as exc:  # noqa: BLE001 - it goes to those who wait, and the writer goes on
             if len(items) > 1 and is_of_the_data(exc):
                 for item in items:
                     await self._settle([item])

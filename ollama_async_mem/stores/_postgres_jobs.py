@@ -10,6 +10,7 @@ newest that was done is taken for one that is done.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -18,15 +19,14 @@ from ollama_async_mem.errors import StoreError
 from ollama_async_mem.records import Job, JobStatus, StoredJob, new_id
 
 from ._postgres_rows import as_scope, as_time, in_utc, prepare, read_or_none, write_or_none
-from ._postgres_text import read, write
-from ._postgres_writes import bind_space, insert, supersede
+from ._postgres_text import read, write, write_name
+from ._postgres_writes import bind_space, insert, present, reinforce, supersede
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Fact, Supersession, Turn
+    from ollama_async_mem.records import Fact, Reinforcement, Supersession, Turn
 
     from ._postgres_events import Why
     from ._postgres_pool import Connection
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "claim",
+    "end_jobs_of",
     "finish",
     "give_back",
     "job_for",
     "pending",
     "release",
+    "renew",
     "revive",
     "status",
     "unfinished",
@@ -57,10 +59,35 @@ def job_for(turns: Sequence[Turn]) -> StoredJob:
     return StoredJob(id=new_id(), scope=turns[0].scope, turn_ids=tuple(turn.id for turn in turns))
 
 
-async def claim(conn: Connection, now: datetime, lease: timedelta) -> Job | None:
-    """Take the oldest job that is due and not leased; those that others are just taking are passed over."""
-    row = await conn.fetchrow(_CLAIM, in_utc(now), in_utc(now + lease))
-    return row and Job(
+async def claim(conn: Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:
+    """Take the oldest job that is due and those of its scope that are, unless somebody holds one of that scope.
+
+    Who claims holds a lock of the scope, so that each sees what others have claimed of it. A scope of which others are
+    just claiming is passed over, and so are jobs that others are just changing.
+    """
+    passed: list[tuple[str, ...]] = []
+    while row := await conn.fetchrow(_NEXT_SCOPE, in_utc(now), *_transposed(passed, 3)):
+        scope = tuple(row[name] for name in ("user_id", "agent_id", "run_id"))
+        rows = await conn.fetch(_CLAIM, in_utc(now), end_of(lease, now), limit, *scope) if row["is_locked"] else []
+        if rows:
+            return [_job(row) for row in sorted(rows, key=lambda row: row["seq"])]
+        passed.append(scope)
+    return []
+
+
+def end_of(lease: timedelta, now: datetime) -> datetime:
+    """When a lease ends, at the latest with the last of all times."""
+    start = in_utc(now)
+    return start + min(max(lease, timedelta()), datetime.max.replace(tzinfo=UTC) - start)
+
+
+def _transposed(rows: Sequence[tuple[str, ...]], width: int) -> list[list[str]]:
+    """Rows as the columns that `unnest` takes."""
+    return [[row[i] for row in rows] for i in range(width)]
+
+
+def _job(row: Row) -> Job:
+    return Job(
         id=read(row["id"]),
         scope=as_scope(row),
         turn_ids=tuple(map(read, row["turn_ids"])),
@@ -69,34 +96,58 @@ async def claim(conn: Connection, now: datetime, lease: timedelta) -> Job | None
     )
 
 
-_CLAIM = """
-UPDATE jobs SET claims = claims + 1, lease_until = $2 WHERE seq = (
-  SELECT seq FROM jobs
-  WHERE state = 'queued' AND (next_try_at IS NULL OR next_try_at <= $1) AND (lease_until IS NULL OR lease_until <= $1)
-  ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
-) RETURNING *
-"""
+_DUE = "state = 'queued' AND coalesce(next_try_at <= $1, TRUE) AND coalesce(lease_until <= $1, TRUE)"
+_NEXT_SCOPE = f"""
+SELECT *, pg_try_advisory_xact_lock(
+  hashtextextended(ROW (user_id, agent_id, run_id)::text, 'jobs'::regclass::oid::bigint)) AS is_locked
+FROM (
+  SELECT user_id, agent_id, run_id FROM jobs WHERE {_DUE}
+    AND (user_id, agent_id, run_id) NOT IN (SELECT user_id, agent_id, run_id FROM jobs WHERE lease_until > $1)
+    AND (user_id, agent_id, run_id) NOT IN (SELECT * FROM unnest($2::text[], $3::text[], $4::text[]))
+  ORDER BY seq LIMIT 1
+) AS oldest
+"""  # noqa: S608 - from above
+_CLAIM = f"""
+UPDATE jobs SET claims = claims + 1, lease_until = $2 WHERE user_id = $4 AND seq = ANY (ARRAY(
+  SELECT seq FROM jobs WHERE user_id = $4 AND agent_id = $5 AND run_id = $6 AND {_DUE} AND NOT EXISTS (
+    SELECT FROM jobs WHERE user_id = $4 AND agent_id = $5 AND run_id = $6 AND lease_until > $1
+  ) ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED
+)) RETURNING *
+"""  # noqa: S608 - from above
+
+
+async def renew(conn: Connection, jobs: Sequence[Job], now: datetime, lease: timedelta) -> None:
+    """Let the lease of those whose claim stands end later.
+
+    Raises:
+        StoreError: there is no such job.
+    """
+    await conn.execute(_RENEW, *await _held(conn, jobs), end_of(lease, now))
 
 
 async def finish(
     conn: Connection,
-    job: Job,
+    jobs: Sequence[Job],
     facts: Sequence[Fact],
     vectors: Sequence[Vector],
     *,
     model: str,
     superseded: Sequence[Supersession],
+    reinforced: Sequence[Reinforcement],
     why: Why,
     where: str,
-) -> None:
-    """End a claimed job, store its facts but those whose turns have all been deleted since, and end others.
+) -> bool:
+    """End claimed jobs, store their facts but those whose turns have all been deleted since, end and confirm others.
+
+    Returns whether all the claims stand; else it changes nothing.
 
     Raises:
         EmbeddingMismatch: the store holds vectors of another model or dimension.
         StoreError: there is no such job, or a fact cannot be stored.
     """
-    if not await _holds(conn, job):
-        return
+    users, ids = await _held(conn, jobs)
+    if len(ids) < len({job.id for job in jobs}):
+        return False
     if len(facts) != len(vectors):
         raise StoreError(f"{len(facts)} facts came with {len(vectors)} vectors")
     linked = await with_turns(conn, facts)
@@ -107,8 +158,23 @@ async def finish(
     await insert(conn, rows)
     skipped = {fact.id for fact in facts} - {facts[i].id for i in kept}
     await supersede(conn, [said for said in superseded if said.by not in skipped], why, skip_missing=True)
-    await conn.execute("DELETE FROM jobs WHERE id = $1", write(job.id))
-    await conn.execute(_REMEMBER_DONE, write(job.id))
+    await reinforce(conn, reinforced, why)
+    await conn.execute(_END, users, ids)
+    await _remember_done(conn, ids)
+    return True
+
+
+async def end_jobs_of(conn: Connection, turn_ids: Sequence[str]) -> None:
+    """End the jobs of turns, for they were finished elsewhere."""
+    wanted = [write(turn_id) for turn_id in turn_ids]
+    if wanted and (ended := await conn.fetch("DELETE FROM jobs WHERE turn_ids && $1 RETURNING id", wanted)):
+        await _remember_done(conn, [row[0] for row in ended])
+
+
+async def _remember_done(conn: Connection, ids: Sequence[str]) -> None:
+    now = new_id()  # nothing follows from the end of a job that was loaded with an id of another kind
+    if told := [job_id for job_id in ids if _ID.fullmatch(job_id) and job_id < now]:
+        await conn.execute(_REMEMBER_DONE, max(told))
 
 
 _REMEMBER_DONE = """
@@ -119,40 +185,37 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE meta.value < exclud
 
 async def with_turns(conn: Connection, facts: Sequence[Fact]) -> list[Fact]:
     """The facts with those of their turns that still exist, which then stay until the transaction ends."""
-    wanted = sorted({write(turn_id) for fact in facts for turn_id in fact.turn_ids})
-    rows = await conn.fetch(_TURNS, wanted) if wanted else []
-    there = {read(row["id"]) for row in rows}
+    there = await present(conn, (turn_id for fact in facts for turn_id in fact.turn_ids))
     return [replace(fact, turn_ids=tuple(i for i in fact.turn_ids if i in there)) for fact in facts]
 
 
-_TURNS = "SELECT id FROM memories WHERE id = ANY ($1) AND kind = 'turn' ORDER BY id FOR KEY SHARE"
-
-
-async def release(conn: Connection, job: Job, error: str, retry_at: datetime | None) -> None:
-    """Give a claimed job back, for later or for good.
+async def release(conn: Connection, jobs: Sequence[Job], error: str, retry_at: datetime | None) -> None:
+    """Give claimed jobs back, for later or for good.
 
     Raises:
         StoreError: there is no such job.
     """
-    if await _holds(conn, job):
-        due = retry_at and in_utc(retry_at)
-        await conn.execute(_RELEASE, write(job.id), "queued" if due else "dead", due, write_or_none(error))
+    due = retry_at and in_utc(retry_at)
+    await conn.execute(_RELEASE, *await _held(conn, jobs), "queued" if due else "dead", due, write_or_none(error))
 
 
-_RELEASE = "UPDATE jobs SET state = $2, next_try_at = $3, lease_until = NULL, last_error = $4 WHERE id = $1"
-
-
-async def give_back(conn: Connection, job: Job) -> None:
-    """Undo a claim.
+async def give_back(conn: Connection, jobs: Sequence[Job]) -> None:
+    """Undo claims.
 
     Raises:
         StoreError: there is no such job.
     """
-    if await _holds(conn, job):
-        await conn.execute(_GIVE_BACK, write(job.id))
+    await conn.execute(_GIVE_BACK, *await _held(conn, jobs))
 
 
-_GIVE_BACK = "UPDATE jobs SET returned = returned + 1, next_try_at = NULL, lease_until = NULL WHERE id = $1"
+_THESE = "FROM unnest($1::text[], $2::text[]) AS these (user_id, id)"
+_WHERE = "WHERE jobs.user_id = these.user_id AND jobs.id = these.id"
+_RENEW = f"UPDATE jobs SET lease_until = $3 {_THESE} {_WHERE}"  # noqa: S608 - from above
+_RELEASE = f"""
+UPDATE jobs SET state = $3, next_try_at = $4, lease_until = NULL, last_error = $5 {_THESE} {_WHERE}
+"""  # noqa: S608 - from above
+_GIVE_BACK = f"UPDATE jobs SET returned = returned + 1, next_try_at = NULL, lease_until = NULL {_THESE} {_WHERE}"  # noqa: S608 - from above
+_END = f"DELETE FROM jobs USING {_THESE[5:]} {_WHERE}"  # noqa: S608 - from above
 
 
 async def revive(conn: Connection) -> int:
@@ -199,17 +262,23 @@ def _status(row: Row) -> JobStatus:
     )
 
 
-async def _holds(conn: Connection, job: Job) -> bool:
-    """Whether a claim stands: the job was neither ended nor given back nor claimed again; until the transaction ends.
+async def _held(conn: Connection, jobs: Sequence[Job]) -> tuple[list[str], list[str]]:
+    """The users and ids of the jobs whose claim stands: neither ended nor given back nor claimed again.
+
+    They are locked in the order of their ids, and it stays so until the transaction ends.
 
     Raises:
         StoreError: there is no such job.
     """
-    row = await conn.fetchrow("SELECT claims, lease_until FROM jobs WHERE id = $1 FOR UPDATE", write(job.id))
-    if row is None:
-        await _require_done(conn, job.id)
-        return False
-    return bool(row["claims"] == job.claim and row["lease_until"])
+    claims = {(write_name(job.scope.user_id), write(job.id)): job.claim for job in jobs}
+    rows = {(row["user_id"], row["id"]): row for row in await conn.fetch(_LOCK, *_transposed(list(claims), 2))}
+    for _, job_id in claims.keys() - rows.keys():
+        await _require_done(conn, read(job_id))
+    held = [key for key, row in rows.items() if row["claims"] == claims[key] and row["lease_until"]]
+    return [user for user, _ in held], [job_id for _, job_id in held]
+
+
+_LOCK = f"SELECT jobs.* {_THESE} JOIN jobs USING (user_id, id) ORDER BY id FOR UPDATE OF jobs"
 
 
 async def _require_done(conn: Connection, job_id: str) -> None:

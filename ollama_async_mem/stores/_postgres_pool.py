@@ -10,7 +10,7 @@ import asyncio
 import random
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 import asyncpg
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Work: TypeAlias = Callable[["Connection"], Awaitable[T]]
 
-__all__ = ["Connection", "PostgresPool", "session"]
+__all__ = ["Connection", "Limits", "PostgresPool", "session"]
 
 Connection: TypeAlias = Any  # asyncpg comes without types
 
@@ -68,33 +68,39 @@ async def _connected(url: str, timeout_s: float, where: str) -> Connection:
         raise ConfigError(f"the URL of the store {where} has an option that cannot be read") from None
 
 
-class PostgresPool:
-    """Up to `connections` connections to one server, opened when they are needed, for one event loop.
+class Limits(NamedTuple):
+    """How many connections there are, and how long a lock, a connection or the end of a statement is waited for."""
 
-    Tables are found through `search_path`, and `vector` is in the schema `vectors_in`. `wait_s` is how long a call
-    waits for a connection, `busy_timeout_s` how long for a lock, `statement_timeout_s` how long for a statement to end.
+    connections: int
+    busy_timeout_s: float
+    connect_timeout_s: float
+    statement_timeout_s: float
+
+    def check(self) -> None:
+        """Check that all can be kept.
+
+        Raises:
+            ConfigError: one is out of range.
+        """
+        if min(self) <= 0 or int(self.connections) != self.connections:
+            raise ConfigError("connections must be at least 1, and the timeouts more than 0 s")
+
+
+class PostgresPool:
+    """Connections to one server, opened when they are needed, for one event loop.
+
+    Tables are found through `search_path`, and `vector` is in the schema `vectors_in`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        where: str,
-        search_path: str,
-        vectors_in: str,
-        connections: int,
-        busy_timeout_s: float,
-        wait_s: float,
-        statement_timeout_s: float,
-    ) -> None:
+    def __init__(self, url: str, *, where: str, search_path: str, vectors_in: str, limits: Limits) -> None:
         self._where = where
-        self._wait_s = wait_s
+        self._wait_s = limits.connect_timeout_s
         self._vectors_in = vectors_in
         self._settings = _SETTINGS | {
             "search_path": search_path,
-            "lock_timeout": f"{busy_timeout_s * 1000:.0f}",
-            "statement_timeout": f"{statement_timeout_s * 1000:.0f}",
-            "idle_in_transaction_session_timeout": f"{statement_timeout_s * 1000:.0f}",
+            "lock_timeout": f"{limits.busy_timeout_s * 1000:.0f}",
+            "statement_timeout": f"{limits.statement_timeout_s * 1000:.0f}",
+            "idle_in_transaction_session_timeout": f"{limits.statement_timeout_s * 1000:.0f}",
         }
         self._loop = asyncio.get_running_loop()
         self._calls = 0
@@ -102,10 +108,10 @@ class PostgresPool:
         self._pool = asyncpg.create_pool(
             url,
             min_size=0,
-            max_size=connections,
+            max_size=limits.connections,
             init=self._prepare,
             reset=_nothing,  # a call leaves nothing behind in its session
-            command_timeout=statement_timeout_s + GRACE_S,
+            command_timeout=limits.statement_timeout_s + GRACE_S,
         )
 
     async def start(self) -> None:

@@ -1,4 +1,7 @@
-"""Reading memories: rows, listings, neighbours and counts. Each function is one statement, and so one snapshot."""
+"""Reading memories: rows, listings, neighbours and counts. Each function is one statement, and so one snapshot.
+
+Before that, those who have nothing but ids ask whose memories they are.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
 from ollama_async_mem.errors import ConfigError, RecordNotFound
-from ollama_async_mem.records import Counts, EmbeddingSpace, Page, ScopeCounts, Statistics
+from ollama_async_mem.records import EmbeddingSpace, Page
 
 from ._checks import decode_cursor, encode_cursor
 from ._json import read_json
 from ._postgres_filters import Values
-from ._postgres_rows import COLUMNS, as_memory, as_scope, as_time, written_scope
+from ._postgres_rows import BY_KEY, COLUMNS, as_memory, as_scope, as_time, written_scope
 from ._postgres_selection import scope_sql, selection_sql
 from ._postgres_text import read, write
 
@@ -29,12 +33,14 @@ __all__ = [
     "from_micros",
     "get",
     "get_many",
+    "keys_of",
     "list_page",
     "micros",
     "neighbours",
     "read_space",
     "scopes",
     "statistics",
+    "users_of",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -64,9 +70,21 @@ async def get(conn: Connection, memory_id: str) -> MemoryRecord:
 async def get_many(conn: Connection, memory_ids: Sequence[str]) -> list[MemoryRecord]:
     """Read memories in the order of their ids, without those that are not there."""
     wanted = [write(memory_id) for memory_id in memory_ids]
-    rows = await conn.fetch(f"SELECT {COLUMNS} FROM memories WHERE id = ANY($1)", wanted)  # noqa: S608 - column names only
+    rows = await conn.fetch(f"SELECT {COLUMNS} FROM memories WHERE {BY_KEY}", *await keys_of(conn, wanted))  # noqa: S608 - column names only
     found = {row["id"]: as_memory(row) for row in rows}
     return [found[memory_id] for memory_id in wanted if memory_id in found]
+
+
+async def keys_of(conn: Connection, ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Read whose memories some ids are: the users and the ids of those that are there, for `BY_KEY`."""
+    users = await users_of(conn, ids)
+    return list(set(users.values())), list(users)
+
+
+async def users_of(conn: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """Read whose memories some ids are: the user of each that is there."""
+    sql = "SELECT id, user_id FROM ids WHERE id = ANY ($1) AND is_there"
+    return dict(await conn.fetch(sql, ids)) if ids else {}
 
 
 async def list_page(
@@ -107,30 +125,35 @@ def from_micros(at: int) -> datetime:
         raise ConfigError("the cursor is not one that a page of this listing had") from exc
 
 
-async def neighbours(conn: Connection, turn_id: str, before: int, after: int, now: datetime) -> list[Turn]:
-    """Read the turns before and after one in its scope, without expired ones.
-
-    Raises:
-        RecordNotFound: there is no turn with this id.
-    """
-    rows = await conn.fetch(_NEIGHBOURS, write(turn_id), now, before, after)
-    if not rows:
-        raise RecordNotFound(turn_id)
-    return [cast("Turn", as_memory(row)) for row in rows if row["id"] != write(turn_id)]
+async def neighbours(
+    conn: Connection, turn_ids: Sequence[str], before: int, after: int, now: datetime
+) -> dict[str, list[Turn]]:
+    """Read the turns before and after each of some turns in its scope, without expired ones."""
+    keys = await keys_of(conn, [write(turn_id) for turn_id in turn_ids])
+    places = await conn.fetch(_NEIGHBOURS, *keys, now, before, after)
+    found = {row["id"]: cast("Turn", as_memory(row)) for row in places if row["id"] is not None}
+    around: dict[str, list[Turn]] = {}
+    for row in places:
+        near = around.setdefault(read(row["centre"]), [])
+        if row["id"] is not None:
+            near.append(found[row["id"]])
+    return around
 
 
 _AROUND = """
-(SELECT memories.* FROM memories, self WHERE memories.user_id = self.user_id AND memories.agent_id = self.agent_id
-  AND memories.run_id = self.run_id AND (memories.at, memories.id) {than} (self.at, self.id) AND memories.kind = 'turn'
-  AND (memories.expires_at IS NULL OR memories.expires_at > $2)
+(SELECT {columns} FROM memories WHERE memories.user_id = centre.user_id AND memories.agent_id = centre.agent_id
+  AND memories.run_id = centre.run_id AND (memories.at, memories.id) {than} (centre.at, centre.id)
+  AND memories.kind = 'turn' AND (memories.expires_at IS NULL OR memories.expires_at > $3)
+  AND memories.user_id = ANY ($1)
 ORDER BY memories.at {order}, memories.id {order} LIMIT {limit})
 """
 _NEIGHBOURS = f"""
-WITH self AS (SELECT * FROM memories WHERE id = $1 AND kind = 'turn')
-SELECT {COLUMNS} FROM (
-  {_AROUND.format(than="<", order="DESC", limit="$3")} UNION ALL SELECT * FROM self UNION ALL
-  {_AROUND.format(than=">", order="ASC", limit="$4")}
-) AS memories ORDER BY memories.at, memories.id
+SELECT centre.id AS centre, memories.* FROM (
+  SELECT memories.user_id, agent_id, run_id, at, memories.id FROM memories WHERE {BY_KEY} AND kind = 'turn'
+) AS centre LEFT JOIN LATERAL (
+  {_AROUND.format(columns=COLUMNS, than="<", order="DESC", limit="$4")} UNION ALL
+  {_AROUND.format(columns=COLUMNS, than=">", order="ASC", limit="$5")}
+) AS memories ON TRUE ORDER BY centre.id, memories.at, memories.id
 """  # noqa: S608 - column names only
 
 

@@ -14,7 +14,7 @@ from ollama_async_mem.errors import StoreError
 from ollama_async_mem.records import Candidate, EmbeddingSpace, Fact, MemoryRecord, Scope, Turn
 
 from ._checks import require_space
-from ._json import read_json, write_json
+from ._json import read_dates, read_json, write_dates, write_json
 from ._postgres_text import index_text, read, read_name, write, write_name
 from ._text import clean
 from ._vectors import unit
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from ollama_async_mem.ports import Vector
 
 __all__ = [
+    "BY_KEY",
     "COLUMNS",
+    "ID",
     "INSERT",
+    "USER",
     "Row",
     "as_candidates",
     "as_memory",
@@ -49,13 +52,16 @@ Row: TypeAlias = "Mapping[str, Any]"
 COLUMNS = """
   memories.user_id, memories.agent_id, memories.run_id, memories.id, memories.kind, memories.role, memories.speaker,
   memories.text, memories.quote, memories.turn_ids, memories.at, memories.at_offset_s, memories.created_at,
-  memories.valid_to, memories.expires_at, memories.metadata
+  memories.valid_to, memories.expires_at, memories.metadata, memories.dates
 """
 
+BY_KEY = "memories.user_id = ANY ($1) AND memories.id = ANY ($2)"  # what `_postgres_reads.keys_of` found
+
+USER, ID = 0, 3
 INSERT = """
 INSERT INTO memories (user_id, agent_id, run_id, id, kind, role, speaker, text, quote, turn_ids, at, at_offset_s,
-  created_at, valid_to, expires_at, metadata, words, terms, embedding)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, to_tsvector('words', $18), $19)
+  created_at, valid_to, expires_at, metadata, dates, words, terms, embedding)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, to_tsvector('words', $19), $20)
 """
 
 QUICK_CHARS = 100_000  # some milliseconds
@@ -114,6 +120,7 @@ def _columns(memory: MemoryRecord) -> tuple[Any, ...]:
         fact[1] and in_utc(fact[1]),
         memory.expires_at and in_utc(memory.expires_at),
         metadata_or_none(memory.metadata),
+        write_dates(memory.dates),
         *terms_of(memory.text, turn[1]),
     )
 
@@ -135,6 +142,7 @@ def as_memory(row: Row) -> MemoryRecord:
         "created_at": as_time(row["created_at"]),
         "metadata": read_json(row["metadata"]) if row["metadata"] else {},
         "expires_at": row["expires_at"] and as_time(row["expires_at"]),
+        "dates": read_dates(row["dates"]),
     }
     if row["kind"] == "turn":
         return Turn(role=read(row["role"]), speaker=read_or_none(row["speaker"]), **common)

@@ -6,7 +6,7 @@ A step that was released is never edited.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
@@ -17,15 +17,27 @@ if TYPE_CHECKING:
 
     from ._postgres_pool import Connection
 
-__all__ = ["MIGRATIONS", "VECTOR_INDEX", "open_schema", "quoted"]
+__all__ = ["LEAVES", "MAX_PARTITIONS", "MIGRATIONS", "VECTOR_INDEX", "Choices", "open_schema", "quoted"]
 
 VECTOR_INDEX = "memories_by_vector"
+MAX_PARTITIONS = 128  # each has its indexes, and a transaction that makes or drops them all locks each
+LEAVES = """
+  relkind = 'r' AND (oid = 'memories'::regclass OR oid IN (
+    SELECT inhrelid FROM pg_inherits WHERE inhparent = 'memories'::regclass))
+"""  # what pg_class has of the tables that hold the memories
 _LOCK = 0x6F616D31  # "oam1"
 _POSTGRESQL = (14,)
 _PGVECTOR = (0, 8)  # the first that goes on scanning its index until a filter has enough
 
 
-async def open_schema(connection: Connection, *, schema: str, language: str, create: bool, where: str) -> str:
+class Choices(NamedTuple):
+    """What is chosen when the tables are made, and stays: how words are stemmed, and into how many parts users fall."""
+
+    language: str = "english"
+    partitions: int | None = None
+
+
+async def open_schema(connection: Connection, *, schema: str, choices: Choices, create: bool, where: str) -> str:
     """Bring the tables up to date, and return the schema in which `vector` is; `create` makes what is missing.
 
     Raises:
@@ -43,7 +55,7 @@ async def open_schema(connection: Connection, *, schema: str, language: str, cre
         await _make_room(connection, schema, where)
     vectors_in = await _require_pgvector(connection, where)
     await connection.execute("SELECT set_config('search_path', $1, false)", f"{quoted(schema)}, {quoted(vectors_in)}")
-    await _migrate(connection, language, where)
+    await _migrate(connection, choices, where)
     return vectors_in
 
 
@@ -52,7 +64,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-async def _migrate(connection: Connection, language: str, where: str) -> None:
+async def _migrate(connection: Connection, choices: Choices, where: str) -> None:
     """Apply the steps that are missing, each in a transaction of its own."""
     if await _version(connection, where) == len(MIGRATIONS):
         return  # without asking for the lock
@@ -60,7 +72,7 @@ async def _migrate(connection: Connection, language: str, where: str) -> None:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
             if await _version(connection, where) < number:  # another process may have been faster
-                await step(connection, language)
+                await step(connection, choices)
                 await connection.execute(
                     "INSERT INTO migrations (version, name) VALUES ($1, $2)", number, step.__name__
                 )
@@ -127,11 +139,17 @@ async def _version(connection: Connection, where: str) -> int:
     return version
 
 
-async def m001_initial(connection: Connection, language: str) -> None:
+async def m001_initial(connection: Connection, choices: Choices) -> None:
     """Create everything of the first release."""
-    await connection.execute(_INITIAL)
-    if language != "simple":
-        await connection.execute(_STEMS.format(language=language))
+    parts = range(choices.partitions or 0)
+    await connection.execute(_INITIAL.replace("/* whole */", "PARTITION BY HASH (user_id)" if parts else ""))
+    for table in ("memories", "events"):
+        for part in parts:
+            await connection.execute(_PART.format(table=table, part=part, parts=len(parts)))
+    for leaf in await connection.fetch(f"SELECT relname FROM pg_class WHERE {LEAVES}"):  # noqa: S608 - from above
+        await connection.execute(f"ALTER TABLE {leaf[0]} SET (toast_tuple_target = 8160)")
+    if choices.language != "simple":
+        await connection.execute(_STEMS.format(language=choices.language))
     collations = await connection.fetch("SELECT collname FROM pg_collation WHERE collencoding IN (-1, 6)")
     found = {row[0] for row in collations}
     best = next(name for name in (*_UNICODE, "default") if name in found)
@@ -141,8 +159,9 @@ async def m001_initial(connection: Connection, language: str) -> None:
 # Those that know the lower case of all scripts, the best first; not every server has all of them.
 _UNICODE = ("pg_unicode_fast", "pg_c_utf8", "und-x-icu", "C.utf8")
 
-# Every key begins with the user, so that the tables can be partitioned or distributed by it. An id is unique for all
-# users nevertheless, which the index memories_by_id holds. Empty ids of users, agents and runs stand for none.
+# Every unique key has the user, so that the tables can be partitioned or distributed by it. That an id is unique for
+# all users nevertheless, and whose it is, is in the table ids; ids of memories that were deleted stay there, as their
+# events do, with those who had them before (`others`). Empty ids of users, agents and runs stand for none.
 # Texts are compared by code point. What is indexed of a text is made by the client: nothing depends on the locale of
 # the server. Vectors stay in the row, which the setting of the toaster brings about: a scan of a scope is five times
 # faster than where they are stored apart. `metadata` is json, which keeps numbers as they were written.
@@ -151,25 +170,29 @@ CREATE TABLE meta (key text PRIMARY KEY, value text COLLATE "C" NOT NULL);
 
 CREATE TEXT SEARCH CONFIGURATION words (COPY = pg_catalog.simple);
 
+CREATE TABLE ids (
+  id text COLLATE "C" PRIMARY KEY, user_id text COLLATE "C" NOT NULL,
+  is_there boolean NOT NULL DEFAULT TRUE,
+  others text[] COLLATE "C"
+);
+
 CREATE TABLE memories (
   user_id text COLLATE "C" NOT NULL, agent_id text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL,
   id text COLLATE "C" NOT NULL,
-  seq bigint GENERATED ALWAYS AS IDENTITY,
+  seq bigserial,
   kind text COLLATE "C" NOT NULL CHECK (kind IN ('turn', 'fact')),
   role text COLLATE "C", speaker text COLLATE "C", text text COLLATE "C" NOT NULL, quote text COLLATE "C",
   turn_ids text[] COLLATE "C",  -- those that a fact was drawn from
   at timestamptz NOT NULL, at_offset_s integer NOT NULL, created_at timestamptz NOT NULL,
   valid_to timestamptz, expires_at timestamptz,
-  metadata json,
+  metadata json, dates json,
   words integer NOT NULL, terms tsvector NOT NULL,
   embedding vector NOT NULL,
   PRIMARY KEY (user_id, id)
-);
+) /* whole */;
 
 ALTER TABLE memories ALTER embedding SET STORAGE MAIN;
-ALTER TABLE memories SET (toast_tuple_target = 8160);
 
-CREATE UNIQUE INDEX memories_by_id ON memories (id);
 CREATE INDEX memories_by_seq ON memories (seq);
 CREATE INDEX memories_by_time ON memories (user_id, at, id) INCLUDE (words);
 CREATE INDEX memories_by_scope ON memories (user_id, agent_id, run_id, at, id);
@@ -183,20 +206,18 @@ CREATE INDEX memories_by_terms ON memories USING gin (terms);
 CREATE TABLE events (
   user_id text COLLATE "C" NOT NULL,
   memory_id text COLLATE "C" NOT NULL,  -- also of one that is gone
-  seq bigint GENERATED ALWAYS AS IDENTITY,
-  kind text NOT NULL CHECK (kind IN ('updated', 'superseded', 'deleted')),
+  seq bigserial,
+  kind text NOT NULL CHECK (kind IN ('updated', 'reinforced', 'superseded', 'deleted')),
   at timestamptz NOT NULL,
   added_at timestamptz,  -- of one that is deleted
   old text, new text, actor text, cause text, by_id text,
   PRIMARY KEY (user_id, memory_id, seq)
-);
-
-CREATE INDEX events_by_memory ON events (memory_id, seq);
+) /* whole */;
 
 CREATE TABLE jobs (
   user_id text COLLATE "C" NOT NULL, agent_id text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL,
   id text COLLATE "C" NOT NULL,
-  seq bigint GENERATED ALWAYS AS IDENTITY,
+  seq bigserial,
   turn_ids text[] COLLATE "C" NOT NULL,
   state text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'dead')),
   claims integer NOT NULL DEFAULT 0, returned integer NOT NULL DEFAULT 0,
@@ -205,9 +226,11 @@ CREATE TABLE jobs (
   PRIMARY KEY (user_id, id)
 );
 
-CREATE UNIQUE INDEX jobs_by_id ON jobs (id);
+CREATE INDEX jobs_by_id ON jobs (id);
 CREATE INDEX jobs_by_seq ON jobs (seq);
 CREATE INDEX jobs_queued ON jobs (seq) WHERE state = 'queued';
+CREATE INDEX jobs_by_scope ON jobs (user_id, agent_id, run_id, seq);
+CREATE INDEX jobs_held ON jobs (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX jobs_by_turn ON jobs USING gin (turn_ids);
 
 CREATE FUNCTION instant_of(value text) RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -228,6 +251,10 @@ EXCEPTION WHEN datetime_field_overflow THEN
 END $$
 """
 
+_PART = """
+CREATE TABLE {table}_{part} PARTITION OF {table} FOR VALUES WITH (MODULUS {parts}, REMAINDER {part})
+"""
+
 _STEMS = """
 CREATE TEXT SEARCH DICTIONARY stems (TEMPLATE = pg_catalog.snowball, LANGUAGE = '{language}');
 ALTER TEXT SEARCH CONFIGURATION words ALTER MAPPING REPLACE simple WITH stems
@@ -238,4 +265,4 @@ CREATE FUNCTION lowered(value text) RETURNS text LANGUAGE sql IMMUTABLE STRICT P
 RETURN lower(value COLLATE {collation})
 """
 
-MIGRATIONS: tuple[Callable[[Connection, str], Awaitable[None]], ...] = (m001_initial,)
+MIGRATIONS: tuple[Callable[[Connection, Choices], Awaitable[None]], ...] = (m001_initial,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 
@@ -12,7 +13,7 @@ from ollama_async_mem.records import EmbeddingSpace
 from ._checks import require_space
 from ._postgres_filters import Values
 from ._postgres_rows import COLUMNS, as_candidates, pack
-from ._postgres_schema import VECTOR_INDEX
+from ._postgres_schema import LEAVES, VECTOR_INDEX
 from ._postgres_selection import scope_sql, selection_sql
 from ._postgres_text import query_text
 
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from ._postgres_pool import Connection
     from ._postgres_rows import Row
 
-__all__ = ["EXACT_ROWS", "dense_candidates", "keyword_candidates"]
+__all__ = ["EXACT_ROWS", "SLOW_S", "dense_candidates", "keyword_candidates", "warn_without_index"]
+
+_LOGGER = logging.getLogger(__name__)
 
 EXACT_ROWS = 20_000  # a millisecond for each thousand
+SLOW_S = 0.02  # no exact search of so many takes less
 EXACT_SHARE = 25  # times the root of all rows: the rarer a selection is in the index, the longer that is scanned
 MORE_ROWS = 20  # how many the index proposes besides twice as many as are asked for
 MATCHED_ROWS = 30_000  # how many the words of a query that rank may match together, at some 4 microseconds for each
@@ -71,12 +75,35 @@ async def _is_large(conn: Connection, selection: Selection, now: datetime) -> bo
     condition = selection_sql(selection, values, now) if has_filter else scope_sql(selection.scope, values)
     sql = f"""
         WITH bound AS (
-          SELECT greatest({EXACT_ROWS}, {EXACT_SHARE} * sqrt(greatest(reltuples, 0)))::bigint AS n FROM pg_class
-          WHERE oid = 'memories'::regclass AND to_regclass('{VECTOR_INDEX}') IS NOT NULL
+          SELECT greatest({EXACT_ROWS}, {EXACT_SHARE} * sqrt({_ROWS}))::bigint AS n WHERE {_IS_INDEXED}
         )
         SELECT (SELECT count(*) FROM (SELECT FROM memories WHERE {condition} LIMIT n + 1) AS sample) > n FROM bound
     """  # noqa: S608 - column names and slots only
     return bool(await conn.fetchval(sql, *values))
+
+
+_ROWS = f"(SELECT sum(greatest(reltuples, 0)) FROM pg_class WHERE {LEAVES})"  # noqa: S608 - our names
+_IS_INDEXED = f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass('{VECTOR_INDEX}') AND indisvalid)"
+
+
+async def warn_without_index(conn: Connection, scope: Scope, where: str) -> bool:
+    """Log a warning where a scope is too large to be searched without the index of vectors, and that is not there."""
+    values = Values()
+    sql = f"""
+        SELECT NOT {_IS_INDEXED} AND (SELECT count(*) FROM (
+          SELECT FROM memories WHERE {scope_sql(scope, values)} LIMIT {EXACT_ROWS + 1}
+        ) AS sample) > {EXACT_ROWS}
+    """  # noqa: S608 - column names and slots only
+    is_slow = bool(await conn.fetchval(sql, *values))
+    if is_slow:
+        _LOGGER.warning(
+            "the store %s is searched slowly: more than %d memories of a scope are compared one by one, for there is "
+            "no index of vectors; run `ollama-async-mem store optimize %s` once",
+            where,
+            EXACT_ROWS,
+            where,
+        )
+    return is_slow
 
 
 async def _exactly(
@@ -105,7 +132,8 @@ async def _by_index(
         ), best AS (
           SELECT seq, -(embedding <#> {query}) AS score FROM near ORDER BY embedding <#> {query}, seq LIMIT {limit:d}
         )
-        SELECT {COLUMNS}, score FROM best JOIN memories USING (seq) ORDER BY score DESC, seq
+        SELECT {COLUMNS}, score FROM best JOIN memories USING (seq)
+        WHERE {scope_sql(selection.scope, values)} ORDER BY score DESC, seq
     """  # noqa: S608 - column names and slots only
     return as_candidates(await conn.fetch(sql, *values))
 
@@ -137,8 +165,9 @@ async def _divide(conn: Connection, scope: Scope, words: Sequence[str]) -> tuple
     if not words:
         return [], []
     values = Values()
-    matching = f"SELECT FROM memories WHERE {scope_sql(scope, values)} AND terms @@ "
-    each = " UNION ALL ".join(matching + values.add(asked(word), "tsquery") for word in words)
+    matching = f"(SELECT FROM memories WHERE {scope_sql(scope, values)} AND terms @@ "
+    whole = "OFFSET 0)"  # keeps the plan of each as a whole
+    each = " UNION ALL ".join(f"{matching}{values.add(asked(word), 'tsquery')} {whole}" for word in words)
     plan = msgspec.json.decode(await conn.fetchval(f"EXPLAIN (FORMAT JSON) {each}", *values))[0]["Plan"]
     parts = [plan] if len(words) == 1 else plan["Plans"]
     counted = sorted((part["Plan Rows"], word) for part, word in zip(parts, words, strict=True))
@@ -158,6 +187,7 @@ async def _ranked(
         columns=COLUMNS,
         condition=condition,
         scope=scope,
+        leaves=LEAVES,
         each=values.add(queries, "text[]"),
         any=values.add(" | ".join(queries), "tsquery"),
         sampled=SAMPLED_ROWS,
@@ -195,7 +225,7 @@ WITH lengths AS (
   FROM (SELECT words FROM memories WHERE {scope} LIMIT {sampled}) AS sample
 ), texts AS (
   SELECT mean, CASE WHEN n < {sampled} THEN n ELSE greatest(n, (
-    SELECT reltuples FROM pg_class WHERE oid = 'memories'::regclass
+    SELECT sum(greatest(reltuples, 0)) FROM pg_class WHERE {leaves}
   )) END AS n FROM lengths
 ), found AS MATERIALIZED (
   SELECT seq, words, word, round(1 / (pi() ^ 2 / 6 * (1 - ts_rank('{{1,1,1,1}}', terms, word))) - 0.5) AS times
@@ -206,5 +236,5 @@ WITH lengths AS (
   SELECT seq, sum(idf * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * words / mean))) AS score
   FROM found JOIN rarity USING (word), texts GROUP BY seq ORDER BY score DESC, seq LIMIT {limit}
 )
-SELECT {columns}, score FROM best JOIN memories USING (seq) ORDER BY score DESC, seq
+SELECT {columns}, score FROM best JOIN memories USING (seq) WHERE {scope} ORDER BY score DESC, seq
 """

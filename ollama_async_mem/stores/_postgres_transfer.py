@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -13,12 +14,12 @@ from ollama_async_mem.records import Fact, StoredJob, StoredMemory, Turn
 from ._checks import decode_cursor, encode_cursor
 from ._postgres_events import insert_events, read_lives
 from ._postgres_filters import Values
-from ._postgres_jobs import with_turns
+from ._postgres_jobs import end_jobs_of, with_turns
 from ._postgres_reads import from_micros, micros
 from ._postgres_rows import COLUMNS, as_memory, as_scope, prepare, read_or_none, unpack
 from ._postgres_selection import scope_sql
 from ._postgres_text import read, write, write_name
-from ._postgres_writes import bind_space, insert, queue
+from ._postgres_writes import bind_space, insert_taken, present, queue, take_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["dump", "dump_jobs", "load"]
 
+PAGE_BYTES = 8 << 20
+KINDS = frozenset(("updated", "reinforced", "superseded"))
+
 
 async def dump(conn: Connection, scope: Scope, limit: int, cursor: str | None) -> tuple[list[StoredMemory], str | None]:
     """Read a page of memories with all that belongs to them: turns before facts, each by time."""
@@ -39,23 +43,35 @@ async def dump(conn: Connection, scope: Scope, limit: int, cursor: str | None) -
     for kind in ("turn", "fact") if place is None or place[0] == "turn" else ("fact",):
         after = place[1:] if place and place[0] == kind else None
         rows += await _rows(conn, scope, kind, after, limit + 1 - len(rows))
-    shown = rows[:limit]
-    lives = await read_lives(conn, [read(row["id"]) for row in shown])
+    fitting = sum(size <= PAGE_BYTES for size in accumulate(row["size"] for row in rows))
+    shown = rows[: min(limit, max(fitting, 1))]
+    lives = await read_lives(conn, shown)
     stored = [_stored(row, lives) for row in shown]
-    if len(rows) <= limit:
+    if len(rows) == len(shown):
         return stored, None
     last = shown[-1]
     return stored, encode_cursor("dump", (last["kind"], micros(last["at"]), read(last["id"])))
 
 
 async def _rows(conn: Connection, scope: Scope, kind: str, after: tuple[int, str] | None, limit: int) -> Sequence[Row]:
+    """Read memories of a kind, with their sizes, up to the first one with which a page is too large."""
     values = Values()
     condition = f"{scope_sql(scope, values)} AND kind = '{kind}'"
     if after is not None:
         at, memory_id = from_micros(after[0]), write(after[1])
         condition += f" AND (at, id) > ({values.add(at, 'timestamptz')}, {values.add(memory_id, 'text')})"
-    sql = f"SELECT {COLUMNS}, embedding FROM memories WHERE {condition} ORDER BY at, id LIMIT {limit:d}"  # noqa: S608 - column names and slots only
+    sql = f"""
+        SELECT * FROM (
+          SELECT {COLUMNS}, embedding, {_SIZE} AS size,
+            row_number() OVER place AS number, sum({_SIZE}) OVER place AS total
+          FROM memories WHERE {condition} WINDOW place AS (ORDER BY at, id ROWS UNBOUNDED PRECEDING)
+          ORDER BY at, id LIMIT {limit:d}
+        ) AS page WHERE number <= 2 OR total - size <= {PAGE_BYTES} ORDER BY at, id
+    """  # noqa: S608 - column names and slots only
     return cast("Sequence[Row]", await conn.fetch(sql, *values))
+
+
+_SIZE = "octet_length(text) + coalesce(octet_length(metadata::text), 0)"
 
 
 def _stored(row: Row, lives: dict[str, tuple[Event, ...]]) -> StoredMemory:
@@ -89,15 +105,17 @@ async def load(
         EmbeddingMismatch: the store holds vectors of another space.
         StoreError: a memory cannot be stored.
     """
-    there = await conn.fetch("SELECT id FROM memories WHERE id = ANY ($1)", [write(s.memory.id) for s in memories])
-    known = {read(row["id"]) for row in there}
-    new = list({s.memory.id: s for s in reversed(memories) if s.memory.id not in known}.values())
+    given = {write(s.memory.id): s for s in reversed(memories)}
+    free = await take_ids(conn, {key: write_name(s.memory.scope.user_id) for key, s in given.items()})
+    new = [s for key, s in given.items() if key in free]
     if new:
         await bind_space(conn, space, where)
     turns = [s for s in new if isinstance(s.memory, Turn)]
     await _insert(conn, turns, [s.memory for s in turns], space, where)
     facts = [(s, s.memory) for s in new if isinstance(s.memory, Fact)]
-    await _insert(conn, [s for s, _ in facts], await with_turns(conn, [fact for _, fact in facts]), space, where)
+    linked = await with_turns(conn, [fact for _, fact in facts])
+    await _insert(conn, [s for s, _ in facts], linked, space, where)
+    await end_jobs_of(conn, [turn_id for fact in linked for turn_id in fact.turn_ids])
     for job in jobs:
         await _load_job(conn, job)
     return len(new)
@@ -112,19 +130,21 @@ async def _insert(
 ) -> None:
     """Store memories, as they are to be linked, with what happened to them."""
     rows, _ = await prepare(memories, [_vector(s, space) for s in stored], model=space.model, where=where)
-    await insert(conn, rows)
+    await insert_taken(conn, rows)
     told = ((write_name(s.memory.scope.user_id), event) for s in stored for event in s.events)
-    await insert_events(conn, [(user, event) for user, event in told if event.kind in {"updated", "superseded"}])
+    await insert_events(conn, [(user, event) for user, event in told if event.kind in KINDS])
 
 
 async def _load_job(conn: Connection, job: StoredJob) -> None:
     """Queue a job, unless it is there, or its turns are gone or have facts: then it was loaded and done before."""
-    ids = await conn.fetch(
-        "SELECT id FROM memories WHERE id = ANY ($1) AND kind = 'turn'", list(map(write, job.turn_ids))
-    )
-    there = {row["id"] for row in ids}
-    if there and not await conn.fetchval("SELECT TRUE FROM memories WHERE turn_ids && $1 LIMIT 1", list(there)):
-        await queue(conn, [replace(job, turn_ids=tuple(i for i in job.turn_ids if write(i) in there))])
+    there = await present(conn, job.turn_ids)
+    if there and not await conn.fetchval(_IS_DONE, list(map(write, there)), write(job.id)):
+        await queue(conn, [replace(job, turn_ids=tuple(i for i in job.turn_ids if i in there))])
+
+
+_IS_DONE = """
+SELECT EXISTS (SELECT FROM memories WHERE turn_ids && $1) OR EXISTS (SELECT FROM jobs WHERE id = $2)
+"""
 
 
 def _vector(stored: StoredMemory, space: EmbeddingSpace) -> Vector:

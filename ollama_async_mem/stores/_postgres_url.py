@@ -1,4 +1,4 @@
-"""What may be shown of the URL of a server. Pure."""
+"""The URL of a store: our own options in it, and what of it may be shown. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,42 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from ollama_async_mem.errors import ConfigError
 
-__all__ = ["without_secrets"]
+from ._postgres_schema import MAX_PARTITIONS, Choices
 
-_SHOWN = ("host", "port", "dbname", "user")
+__all__ = ["choose", "split_options", "without_secrets"]
+
+_SHOWN = ("host", "port", "dbname", "user", "schema")
+_OURS = ("schema", "language", "partitions")
 _HOSTS = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]@,]*)(:\d{1,5})?(,(\[[0-9A-Fa-f:.%]*\]|[^:\[\]@,]*)(:\d{1,5})?)*")
+
+
+def split_options(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL as the server is to have it, and the options that are ours; the last of a name counts."""
+    place, _, query = url.partition("?")
+    parts = [part for part in query.split("&") if part]
+    ours = [part for part in parts if part.partition("=")[0] in _OURS]
+    rest = "&".join(part for part in parts if part not in ours)
+    return place + (rest and f"?{rest}"), dict(parse_qsl("&".join(ours), keep_blank_values=True))
+
+
+def choose(
+    options: dict[str, str], *, schema: str | None, language: str | None, partitions: int | None
+) -> tuple[str, Choices]:
+    """Return the name of the schema, and how it is made where it is new; what is given counts before the options.
+
+    Raises:
+        ConfigError: a value is not one that there can be.
+    """
+    name = options.get("schema", "ollama_async_mem") if schema is None else schema
+    stems = options.get("language", "english") if language is None else language
+    parts = options.get("partitions") if partitions is None else partitions
+    if not re.fullmatch("[a-z]+", stems) or not name or "\0" in name:
+        raise ConfigError(f"the language {stems!r} or the schema {name!r} is not a name that PostgreSQL knows")
+    if parts is not None and not (re.fullmatch("[0-9]{1,3}", str(parts)) and 1 <= int(parts) <= MAX_PARTITIONS):
+        raise ConfigError(
+            f"partitions must be a whole number of at least 1 and at most {MAX_PARTITIONS}, got {parts!r}"
+        )
+    return name, Choices(stems, None if parts is None else int(parts))
 
 
 def without_secrets(url: str) -> str:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 from msgspec import UNSET, to_builtins
 
 from ollama_async_mem.errors import RecordNotFound, StoreError
 from ollama_async_mem.records import EmbeddingSpace, Turn
 
 from ._checks import require_space
-from ._json import write_json
+from ._json import write_dates, write_json
 from ._postgres_events import insert_events
 from ._postgres_filters import Values
-from ._postgres_reads import read_space
+from ._postgres_reads import keys_of, read_space, users_of
 from ._postgres_rows import (
+    BY_KEY,
     COLUMNS,
+    ID,
     INSERT,
+    USER,
     as_memory,
     in_utc,
     metadata_or_none,
@@ -27,21 +30,35 @@ from ._postgres_rows import (
     written_scope,
 )
 from ._postgres_selection import selection_sql
-from ._postgres_text import write
+from ._postgres_text import read, write
 from ._text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Change, MemoryRecord, Selection, StoredJob, Supersession
+    from ollama_async_mem.records import Change, MemoryRecord, Reinforcement, Selection, StoredJob, Supersession
 
     from ._postgres_events import Why
     from ._postgres_groups import Addition
     from ._postgres_pool import Connection
 
-__all__ = ["add", "bind_space", "delete", "delete_all", "insert", "purge_expired", "supersede", "update"]
+__all__ = [
+    "add",
+    "bind_space",
+    "delete",
+    "delete_all",
+    "insert",
+    "insert_taken",
+    "present",
+    "purge_expired",
+    "queue",
+    "reinforce",
+    "supersede",
+    "take_ids",
+    "update",
+]
 
 BATCH_ROWS = 10_000
 
@@ -66,10 +83,33 @@ async def insert(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     Raises:
         StoreError: an id is taken.
     """
-    try:
-        await conn.executemany(INSERT, rows)
-    except asyncpg.UniqueViolationError as exc:
-        raise StoreError(f"a memory with this id is already stored: {exc.detail}") from exc
+    ids = [row[ID] for row in rows]
+    free = await take_ids(conn, {row[ID]: row[USER] for row in rows})
+    if taken := [memory_id for memory_id, n in Counter(ids).items() if n > 1 or memory_id not in free]:
+        raise StoreError(f"a memory with the id {read(taken[0])!r} is already stored")
+    await insert_taken(conn, rows)
+
+
+async def insert_taken(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Store memories whose ids were taken for them."""
+    await conn.executemany(INSERT, rows)
+
+
+async def take_ids(conn: Connection, users: Mapping[str, str]) -> set[str]:
+    """Take ids for memories of users; returns those that were free. Who wants the same ones waits to see the end.
+
+    All who take ids take them in their order: so nobody waits for each other.
+    """
+    return {row[0] for row in await conn.fetch(_TAKE, list(users), list(users.values()))} if users else set()
+
+
+_TAKE = """
+INSERT INTO ids (id, user_id) SELECT id, user_id FROM unnest($1::text[], $2::text[]) AS new (id, user_id)
+WHERE NOT EXISTS (SELECT FROM ids WHERE ids.id = new.id AND is_there) ORDER BY id
+ON CONFLICT (id) DO UPDATE SET is_there = TRUE, user_id = excluded.user_id, others = CASE ids.user_id
+  WHEN excluded.user_id THEN ids.others ELSE array_append(ids.others, ids.user_id) END
+WHERE NOT ids.is_there RETURNING id
+"""
 
 
 async def add(conn: Connection, additions: Sequence[Addition], *, bound: EmbeddingSpace | None, where: str) -> None:
@@ -102,7 +142,7 @@ async def update(
         EmbeddingMismatch: the store holds vectors of another model or dimension.
         StoreError: a new text came without a vector, or a value cannot be stored.
     """
-    row = await conn.fetchrow(f"SELECT {COLUMNS} FROM memories WHERE id = $1 FOR NO KEY UPDATE", write(memory_id))  # noqa: S608 - column names only
+    row = await conn.fetchrow(_FOR_UPDATE, *await keys_of(conn, [write(memory_id)]))
     if row is None:
         raise RecordNotFound(memory_id)
     before = as_memory(row)
@@ -118,21 +158,22 @@ async def update(
     return as_memory(changed)
 
 
+_FOR_UPDATE = f"SELECT {COLUMNS} FROM memories WHERE {BY_KEY} FOR NO KEY UPDATE"  # noqa: S608 - column names only
 _UPDATE = f"""
-UPDATE memories SET text = $3, metadata = $4, expires_at = $5, words = $6, terms = to_tsvector('words', $7),
-  embedding = coalesce($8, embedding)
+UPDATE memories SET text = $3, metadata = $4, expires_at = $5, dates = $6, words = $7,
+  terms = to_tsvector('words', $8), embedding = coalesce($9, embedding)
 WHERE user_id = $1 AND id = $2 RETURNING {COLUMNS}
 """  # noqa: S608 - column names only
 
 
 def _columns(before: MemoryRecord, change: Change) -> tuple[Any, ...]:
-    """The text, metadata, expiry and indexed words of a memory that changes."""
-    text = before.text if change.text is UNSET else clean(change.text)
+    """The text, metadata, expiry, dates and indexed words of a memory that changes."""
+    text, dates = (before.text, before.dates) if change.text is UNSET else (clean(change.text), change.dates)
     expires_at = before.expires_at if change.expires_at is UNSET else change.expires_at
     new = {} if change.metadata is UNSET else change.metadata
     metadata = {k: v for k, v in (before.metadata | new).items() if k not in new or v is not None}
     terms = terms_of(text, before.speaker if isinstance(before, Turn) else None)
-    return write(text), metadata_or_none(metadata), expires_at and in_utc(expires_at), *terms
+    return write(text), metadata_or_none(metadata), expires_at and in_utc(expires_at), write_dates(dates), *terms
 
 
 async def queue(conn: Connection, jobs: Sequence[StoredJob]) -> None:
@@ -162,20 +203,51 @@ async def supersede(
     Raises:
         RecordNotFound: there is no fact with one of these ids, and those are not to be skipped.
     """
+    users = await users_of(conn, [write(said.fact_id) for said in supersessions])
     for said in sorted(supersessions, key=lambda said: said.fact_id):
-        user = await conn.fetchval(_SUPERSEDE, write(said.fact_id), in_utc(said.valid_to))
-        if user is not None:
+        fact_id = write(said.fact_id)
+        user = users.get(fact_id, "")
+        if await conn.fetchval(_SUPERSEDE, user, fact_id, in_utc(said.valid_to)):
             event = why._replace(cause=said.cause).event(said.fact_id, "superseded", by=said.by)
             await insert_events(conn, [(user, event)])
-        elif not skip_missing and not await conn.fetchval(_IS_FACT, write(said.fact_id)):
+        elif not skip_missing and not await conn.fetchval(_IS_FACT, user, fact_id):
             raise RecordNotFound(said.fact_id)
 
 
-_IS_FACT = "SELECT TRUE FROM memories WHERE id = $1 AND kind = 'fact'"
+_IS_FACT = "SELECT TRUE FROM memories WHERE user_id = $1 AND id = $2 AND kind = 'fact'"
 _SUPERSEDE = """
-UPDATE memories SET valid_to = $2 WHERE id = $1 AND kind = 'fact' AND (valid_to IS NULL OR valid_to > $2)
-RETURNING user_id
+UPDATE memories SET valid_to = $3
+WHERE user_id = $1 AND id = $2 AND kind = 'fact' AND (valid_to IS NULL OR valid_to > $3) RETURNING TRUE
 """
+
+
+async def reinforce(conn: Connection, reinforcements: Sequence[Reinforcement], why: Why) -> None:
+    """Add turns that are there to facts that are, and note it; locked in the order of `supersede`."""
+    there = await present(conn, (turn_id for said in reinforcements for turn_id in said.turn_ids))
+    users = await users_of(conn, [write(said.fact_id) for said in reinforcements])
+    for said in sorted(reinforcements, key=lambda said: said.fact_id):
+        fact_id = write(said.fact_id)
+        user = users.get(fact_id, "")
+        turn_ids = list(dict.fromkeys(write(turn_id) for turn_id in said.turn_ids if turn_id in there))
+        if await conn.fetchval(_REINFORCE, user, fact_id, turn_ids):
+            event = why._replace(now=said.at, cause=said.cause).event(said.fact_id, "reinforced")
+            await insert_events(conn, [(user, event)])
+
+
+_REINFORCE = """
+UPDATE memories SET turn_ids = turn_ids || ARRAY(
+  SELECT t.id FROM unnest($3::text[]) AS t (id) WHERE t.id <> ALL (turn_ids)
+) WHERE user_id = $1 AND id = $2 AND kind = 'fact' AND NOT turn_ids @> $3 RETURNING TRUE
+"""
+
+
+async def present(conn: Connection, turn_ids: Iterable[str]) -> set[str]:
+    """Those of some turns that are there, and will be until the transaction ends."""
+    users, ids = await keys_of(conn, list({write(turn_id) for turn_id in turn_ids}))
+    return {read(row["id"]) for row in await conn.fetch(_TURNS, users, ids)} if ids else set()
+
+
+_TURNS = f"SELECT id FROM memories WHERE {BY_KEY} AND kind = 'turn' ORDER BY id FOR KEY SHARE"  # noqa: S608 - from here
 
 
 async def delete(conn: Connection, memory_id: str, why: Why) -> None:
@@ -184,7 +256,7 @@ async def delete(conn: Connection, memory_id: str, why: Why) -> None:
     Raises:
         RecordNotFound: there is none with this id.
     """
-    if not await _destroy(conn, "memories.id = $1", [write(memory_id)], why):
+    if not await _destroy(conn, BY_KEY, await keys_of(conn, [write(memory_id)]), why):
         raise RecordNotFound(memory_id)
 
 
@@ -204,29 +276,36 @@ async def _destroy(conn: Connection, condition: str, values: Sequence[Any], why:
     count, last = 0, f"${len(values) + 1}::text"
     for kind in ("fact", "turn"):
         sql = f"""
-            SELECT id FROM memories WHERE {condition} AND kind = '{kind}' AND ({last} IS NULL OR id > {last})
+            SELECT id, user_id FROM memories WHERE {condition} AND kind = '{kind}' AND ({last} IS NULL OR id > {last})
             ORDER BY id LIMIT {BATCH_ROWS} FOR UPDATE
         """  # noqa: S608 - column names and slots only
         ids: list[str | None] = [None]
         while ids:
-            ids = [row[0] for row in await conn.fetch(sql, *values, ids[-1])]
+            rows = await conn.fetch(sql, *values, ids[-1])
+            ids, users = [row[0] for row in rows], [row[1] for row in rows]
             count += len(ids)
             if ids:
                 await conn.execute(_FORGET_IN_JOBS, ids)
-                await conn.execute(_DESTROY, ids, *why.columns)
+                await conn.execute(_DESTROY, users, ids, *why.columns)
                 await conn.execute(_FORGET_IN_FACTS, ids)  # by itself: it sees facts that came while the turns went
     return count
 
 
+# Whoever names a turn may be of another user: these look everywhere
 _OTHERS = "ARRAY(SELECT id FROM unnest(turn_ids) WITH ORDINALITY AS t (id, n) WHERE id <> ALL ($1) ORDER BY n)"
 _FORGET_IN_JOBS = f"UPDATE jobs SET turn_ids = {_OTHERS} WHERE turn_ids && $1"  # noqa: S608 - from above
 _FORGET_IN_FACTS = f"UPDATE memories SET turn_ids = {_OTHERS} WHERE turn_ids && $1"  # noqa: S608 - from above
 _DESTROY = """
 WITH gone AS (
-  DELETE FROM memories WHERE id = ANY ($1) RETURNING user_id, id, seq, created_at
+  DELETE FROM memories USING unnest($1::text[], $2::text[]) AS doomed (user_id, id)
+  WHERE memories.user_id = doomed.user_id AND memories.id = doomed.id AND memories.user_id = ANY ($1)
+  RETURNING memories.user_id, memories.id, seq, created_at
+), past AS (
+  UPDATE ids SET is_there = FALSE FROM gone WHERE ids.id = gone.id
 ), blank AS (
-  UPDATE events SET old = NULL, new = NULL FROM gone WHERE events.user_id = gone.user_id AND memory_id = gone.id
+  UPDATE events SET old = NULL, new = NULL FROM gone
+  WHERE events.user_id = gone.user_id AND memory_id = gone.id AND events.user_id = ANY ($1)
 )
 INSERT INTO events (user_id, memory_id, kind, at, added_at, actor, cause)
-SELECT user_id, id, 'deleted', $2, created_at, $3, $4 FROM gone ORDER BY seq
+SELECT user_id, id, 'deleted', $3, created_at, $4, $5 FROM gone ORDER BY seq
 """

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["backup", "check_index", "check_rows", "merge_index", "tidy"]
+__all__ = ["backup", "check_copied_index", "check_index", "check_rows", "is_large", "tidy"]
 
+LARGE_BYTES = 64 << 20
+PROGRESS_OPS = 100_000  # after how many steps of its machine SQLite asks whether to go on
 STEP_PAGES = 1024  # some milliseconds, after which a copy may be stopped
-MERGE_PAGES = 1000
 FREE_SHARE = 0.25
 MIN_FREE_PAGES = 1024
 BLOCK_ROWS = 1024
@@ -59,18 +60,23 @@ def backup(conn: sqlite3.Connection, stopped: threading.Event, *, path: Path, wh
 
 
 def _copy(conn: sqlite3.Connection, draft: Path, stopped: threading.Event) -> None:
-    """Copy all pages. As this connection has begun to read, what others write meanwhile does not make it begin anew."""
-    conn.execute("SELECT * FROM sqlite_master LIMIT 1").fetchone()
+    """Copy all pages to a file that is there, and empty."""
     with closing(sqlite3.connect(draft)) as target:
         target.execute("PRAGMA synchronous = OFF")  # synced once, at the end
         target.execute("PRAGMA journal_mode = OFF")
-        conn.backup(target, pages=STEP_PAGES, progress=lambda *_: _go_on(stopped))
+        _copy_pages(conn, target, stopped)
+
+
+def _copy_pages(conn: sqlite3.Connection, target: sqlite3.Connection, stopped: threading.Event) -> None:
+    """Copy all pages. As this connection has begun to read, what others write meanwhile does not make it begin anew."""
+    conn.execute("SELECT * FROM sqlite_master LIMIT 1").fetchone()
+    conn.backup(target, pages=STEP_PAGES, progress=lambda *_: _go_on(stopped))
 
 
 def _go_on(stopped: threading.Event) -> None:
     """Look between two steps of a copy whether to make another."""
     if stopped.is_set():
-        raise StoreClosed("the store was closed before its backup was complete")
+        raise StoreClosed("the store was closed before its copy was complete")
 
 
 def _sync(path: Path) -> None:
@@ -80,17 +86,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def merge_index(conn: sqlite3.Connection, *, first: bool) -> bool:
-    """Merge a part of the keyword index, inside a transaction; returns whether there may be more to do.
-
-    How this is told from what changed: https://www.sqlite.org/fts5.html#the_merge_command.
-    """
-    before = conn.total_changes
-    pages = -MERGE_PAGES if first else MERGE_PAGES
-    conn.execute("INSERT INTO memory_index (memory_index, rank) VALUES ('merge', ?)", (pages,))
-    return conn.total_changes - before >= 2  # noqa: PLR2004 - the command itself counts as one
 
 
 def tidy(conn: sqlite3.Connection) -> None:
@@ -112,6 +107,20 @@ def check_index(conn: sqlite3.Connection) -> list[str]:
             raise
         return [f"the keyword index does not fit the texts, or is damaged ({exc})"]
     return []
+
+
+def is_large(conn: sqlite3.Connection) -> bool:
+    """Whether it would take long to compare the index in the file itself, with its lock."""
+    pages, page_bytes = (conn.execute(f"PRAGMA page_{name}").fetchone()[0] for name in ("count", "size"))
+    return bool(pages * page_bytes > LARGE_BYTES)
+
+
+def check_copied_index(conn: sqlite3.Connection, stopped: threading.Event) -> list[str]:
+    """Do the same in a temporary copy of a snapshot, which is nobody's but this connection's."""
+    with closing(sqlite3.connect("")) as copied:
+        copied.set_progress_handler(stopped.is_set, PROGRESS_OPS)
+        _copy_pages(conn, copied, stopped)
+        return check_index(copied)
 
 
 def check_rows(conn: sqlite3.Connection, _: threading.Event) -> list[str]:

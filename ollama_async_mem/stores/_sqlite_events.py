@@ -135,6 +135,6 @@ def restore(conn: sqlite3.Connection, events: Iterable[Event]) -> None:
             clean_or_none(e.by),
         )
         for e in events
-        if e.kind in {"updated", "superseded"}
+        if e.kind in {"updated", "reinforced", "superseded"}
     ]
     conn.executemany(_NOTE, rows)

@@ -15,8 +15,8 @@ from ollama_async_mem.errors import StoreError
 from ollama_async_mem.records import EmbeddingSpace, Fact, Turn
 
 from ._checks import require_space
-from ._json import write_json
-from ._sqlite_rows import read_space
+from ._json import write_dates, write_json
+from ._sqlite_rows import find, read_space
 from ._sqlite_values import intern_name, micros, micros_or_none
 from ._sqlite_work import memo_of
 from ._text import clean, clean_or_none, spaced
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import MemoryRecord, Scope
 
-__all__ = ["indexes_parts", "insert_memories", "scope_id", "terms_of", "unit_vector"]
+__all__ = ["indexes_parts", "insert_memories", "link", "scope_id", "terms_of", "turn_seqs", "unit_vector"]
 
 MAX_MEMO = 10_000
 
@@ -76,9 +76,11 @@ def unit_vector(conn: sqlite3.Connection, vector: Vector, *, model: str, where: 
         EmbeddingMismatch: the store holds vectors of another model or dimension.
         StoreError: it has no direction.
     """
-    row = unit(vector)
-    space, memo = EmbeddingSpace(model, row.size), memo_of(conn)
-    bound = memo.get("space")
+    row, memo = unit(vector), memo_of(conn)
+    bound: EmbeddingSpace | None = memo.get("space")
+    if bound is not None and bound.dimension == row.size and bound.model == model:
+        return row.tobytes()
+    space = EmbeddingSpace(model, row.size)
     if bound is None:
         bound = memo["space"] = read_space(conn) or space
         sql = "INSERT INTO meta (key, value) VALUES ('embedding_space', ?) ON CONFLICT (key) DO NOTHING"
@@ -152,6 +154,7 @@ class _Columns(NamedTuple):
     valid_to: int | None
     expires_at: int | None
     metadata: str | None
+    dates: str | None
 
     @property
     def body(self) -> str:
@@ -187,6 +190,7 @@ def _columns(conn: sqlite3.Connection, memory: MemoryRecord) -> _Columns:
         valid_to=micros_or_none(valid_to),
         expires_at=micros_or_none(memory.expires_at),
         metadata=write_json(memory.metadata) if memory.metadata else None,
+        dates=write_dates(memory.dates),
     )
 
 
@@ -213,3 +217,18 @@ def body(text: str, speaker: str | None) -> str:
 def _offset_s(at: datetime) -> int:
     offset = at.utcoffset()
     return int(offset.total_seconds()) if offset else 0
+
+
+def turn_seqs(conn: sqlite3.Connection, turn_ids: Sequence[str]) -> list[int]:
+    """The rows of turns, as far as they still exist."""
+    sql = "SELECT seq FROM memories WHERE id = ? AND kind = 'turn'"
+    rows = [find(conn, sql, turn_id) for turn_id in turn_ids]
+    return [row[0] for row in rows if row]
+
+
+def link(conn: sqlite3.Connection, fact_seq: int, turn_seqs: Sequence[int], *, first: int = 0) -> None:
+    """Say which turns a fact was drawn from; `first` is the position of the first of them."""
+    conn.executemany(
+        "INSERT INTO links (fact_seq, position, turn_seq) VALUES (?, ?, ?)",
+        [(fact_seq, position, turn_seq) for position, turn_seq in enumerate(turn_seqs, first)],
+    )

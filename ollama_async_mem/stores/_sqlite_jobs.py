@@ -1,7 +1,8 @@
 """The durable queue of turns whose facts are still to be extracted. Each function runs inside one transaction.
 
 A turn that is deleted leaves the jobs that wait for it, so a job may come out with fewer turns than went in.
-Each claim has a number, the fencing token: who was overtaken by another claim can no longer end the job.
+Each claim has a number, the fencing token: who was overtaken by another claim can no longer end the job. While one
+of a scope is held no other of it is handed out.
 
 A job that is done leaves no row. Ids are made in the order of time, so one that is missing and not newer than the
 newest that was done is taken for one that is done.
@@ -14,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import StoreError
-from ollama_async_mem.records import Job, JobStatus, StoredJob, new_id
+from ollama_async_mem.records import Job, JobStatus, Scope, StoredJob, new_id
 
 from ._sqlite_events import Why
-from ._sqlite_inserts import insert_memories, scope_id
+from ._sqlite_inserts import insert_memories, link, scope_id, turn_seqs
 from ._sqlite_rows import find, read_scope
 from ._sqlite_values import from_micros, micros
-from ._sqlite_writes import supersede
+from ._sqlite_writes import reinforce, supersede
 from ._text import clean
 
 if TYPE_CHECKING:
@@ -29,21 +30,21 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Fact, Supersession, Turn
+    from ollama_async_mem.records import Fact, Reinforcement, Supersession, Turn
 
 __all__ = [
     "JOB_TURNS",
     "add_turns_and_job",
     "claim",
+    "end",
     "finish",
     "give_back",
-    "link",
     "pending",
     "queue",
     "release",
+    "renew",
     "revive",
     "status",
-    "turn_seqs",
     "unfinished",
 ]
 
@@ -78,61 +79,111 @@ def queue(conn: sqlite3.Connection, job: StoredJob, seqs: Sequence[int]) -> None
     )
 
 
-def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta) -> Job | None:
-    """Take the oldest job that is due and not leased."""
-    until = min(micros(now) + lease // timedelta(microseconds=1), _LATEST)
-    rows = conn.execute(_CLAIM, {"now": micros(now), "until": until}).fetchall()
-    if not rows:
-        return None
-    seq, job_id, scope, number, returned = rows[0]
-    turn_ids = tuple(row[0] for row in conn.execute(JOB_TURNS, (seq,)).fetchall())
-    return Job(id=job_id, scope=read_scope(conn, scope), turn_ids=turn_ids, attempts=number - returned, claim=number)
+def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:
+    """Take the oldest job that is due, of a scope of which nobody holds one, and others of its scope."""
+    at = {"now": micros(now), "until": _until(now, lease), "limit": limit}
+    rows = conn.execute(_CLAIM, at).fetchall()
+    scope = read_scope(conn, rows[0][2]) if rows else Scope()
+    return [
+        Job(id=job_id, scope=scope, turn_ids=_turn_ids(conn, seq), attempts=number - returned, claim=number)
+        for seq, job_id, _, number, returned in sorted(rows)
+    ]
 
 
-_LATEST = micros(datetime.max.replace(tzinfo=UTC))
+# Whoever holds a job has its `lease_until` set; `jobs_leased` has few rows whatever there is to do
 _CLAIM = """
 UPDATE jobs SET claims = claims + 1, lease_until = :until
-WHERE seq = (
-  SELECT seq FROM jobs WHERE state = 'queued' AND next_try_at <= :now AND lease_until <= :now ORDER BY seq LIMIT 1
+WHERE seq IN (
+  SELECT seq FROM jobs
+  WHERE state = 'queued' AND next_try_at <= :now AND scope_id = (
+    SELECT scope_id FROM jobs
+    WHERE state = 'queued' AND next_try_at <= :now
+      AND scope_id NOT IN (SELECT scope_id FROM jobs WHERE lease_until > 0 AND lease_until > :now)
+    ORDER BY seq LIMIT 1
+  )
+  ORDER BY seq LIMIT :limit
 )
 RETURNING seq, id, scope_id, claims, returned
 """
+
+
+def _until(now: datetime, lease: timedelta) -> int:
+    """When a lease ends."""
+    return min(micros(now) + lease // timedelta(microseconds=1), _LATEST)
+
+
+_LATEST = micros(datetime.max.replace(tzinfo=UTC))
+
+
+def _turn_ids(conn: sqlite3.Connection, seq: int) -> tuple[str, ...]:
+    """The turns of a job that are still there."""
+    return tuple(row[0] for row in conn.execute(JOB_TURNS, (seq,)))
+
 
 JOB_TURNS = """
 SELECT memories.id FROM job_turns JOIN memories ON seq = turn_seq WHERE job_seq = ? ORDER BY position
 """
 
 
+def renew(conn: sqlite3.Connection, jobs: Sequence[Job], now: datetime, lease: timedelta) -> None:
+    """Let the lease of claims that stand end later.
+
+    Raises:
+        StoreError: there is no such job.
+    """
+    for job in jobs:
+        if _holds(conn, job):
+            conn.execute("UPDATE jobs SET lease_until = ? WHERE id = ?", (_until(now, lease), job.id))
+
+
 def finish(
     conn: sqlite3.Connection,
-    job: Job,
+    jobs: Sequence[Job],
     facts: Sequence[Fact],
     vectors: Sequence[Vector],
     *,
     model: str,
     superseded: Sequence[Supersession],
+    reinforced: Sequence[Reinforcement],
     now: datetime,
     where: str,
-) -> None:
-    """End a claimed job, store its facts but those whose turns have all been deleted since, and end others.
+) -> bool:
+    """End claimed jobs with what they bring; returns whether all the claims stood, and else changes nothing.
 
     Raises:
         EmbeddingMismatch: the store holds vectors of another model or dimension.
         StoreError: there is no such job, or a fact cannot be stored.
     """
-    if not _holds(conn, job):
-        return
+    holds = [_holds(conn, job) for job in jobs]
+    if not all(holds):
+        return False
     if len(facts) != len(vectors):
         raise StoreError(f"{len(facts)} facts came with {len(vectors)} vectors")
+    skipped = _store_facts(conn, facts, vectors, model=model, where=where)
+    supersede(conn, [said for said in superseded if said.by not in skipped], Why(now), skip_missing=True)
+    reinforce(conn, reinforced)
+    for job in jobs:
+        end(conn, job.id)
+    return True
+
+
+def _store_facts(
+    conn: sqlite3.Connection, facts: Sequence[Fact], vectors: Sequence[Vector], *, model: str, where: str
+) -> set[str]:
+    """Store facts but those whose turns have all been deleted; returns the ids of these."""
     sources = [turn_seqs(conn, fact.turn_ids) for fact in facts]
     kept = [i for i, fact in enumerate(facts) if sources[i] or not fact.turn_ids]
     seqs = insert_memories(conn, [facts[i] for i in kept], [vectors[i] for i in kept], model=model, where=where)
     for seq, i in zip(seqs, kept, strict=True):
         link(conn, seq, sources[i])
-    skipped = {fact.id for i, fact in enumerate(facts) if i not in kept}
-    supersede(conn, [said for said in superseded if said.by not in skipped], Why(now), skip_missing=True)
-    conn.execute("DELETE FROM jobs WHERE id = ?", (job.id,))
-    conn.execute(_REMEMBER_DONE, (job.id,))
+    return {fact.id for i, fact in enumerate(facts) if i not in kept}
+
+
+def end(conn: sqlite3.Connection, job_id: str) -> None:
+    """Take a job that is done out of the queue."""
+    conn.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+    if _ID.fullmatch(job_id) and job_id < new_id():  # of one that was loaded with an id of another kind nothing follows
+        conn.execute(_REMEMBER_DONE, (job_id,))
 
 
 _REMEMBER_DONE = """
@@ -141,31 +192,33 @@ ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)
 """
 
 
-def release(conn: sqlite3.Connection, job: Job, error: str, retry_at: datetime | None) -> None:
-    """Give a claimed job back, for later or for good.
+def release(conn: sqlite3.Connection, jobs: Sequence[Job], error: str, retry_at: datetime | None) -> None:
+    """Give claimed jobs back, for later or for good.
 
     Raises:
         StoreError: there is no such job.
     """
-    if not _holds(conn, job):
-        return
     state, due = ("dead", 0) if retry_at is None else ("queued", micros(retry_at))
-    conn.execute(
-        "UPDATE jobs SET state = ?, next_try_at = ?, lease_until = 0, last_error = ? WHERE id = ?",
-        (state, due, clean(error), job.id),
-    )
+    for job in jobs:
+        if _holds(conn, job):
+            conn.execute(_RELEASE, (state, due, clean(error), job.id))
 
 
-def give_back(conn: sqlite3.Connection, job: Job) -> None:
-    """Undo a claim.
+_RELEASE = "UPDATE jobs SET state = ?, next_try_at = ?, lease_until = 0, last_error = ? WHERE id = ?"
+
+
+def give_back(conn: sqlite3.Connection, jobs: Sequence[Job]) -> None:
+    """Undo claims.
 
     Raises:
         StoreError: there is no such job.
     """
-    if _holds(conn, job):
-        conn.execute(
-            "UPDATE jobs SET returned = returned + 1, next_try_at = 0, lease_until = 0 WHERE id = ?", (job.id,)
-        )
+    for job in jobs:
+        if _holds(conn, job):
+            conn.execute(_GIVE_BACK, (job.id,))
+
+
+_GIVE_BACK = "UPDATE jobs SET returned = returned + 1, next_try_at = 0, lease_until = 0 WHERE id = ?"
 
 
 def revive(conn: sqlite3.Connection) -> int:
@@ -235,18 +288,3 @@ def _require_done(conn: sqlite3.Connection, job_id: str) -> None:
 
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")  # of `records.new_id`
-
-
-def turn_seqs(conn: sqlite3.Connection, turn_ids: Sequence[str]) -> list[int]:
-    """The rows of turns, as far as they still exist."""
-    sql = "SELECT seq FROM memories WHERE id = ? AND kind = 'turn'"
-    rows = [find(conn, sql, turn_id) for turn_id in turn_ids]
-    return [row[0] for row in rows if row]
-
-
-def link(conn: sqlite3.Connection, fact_seq: int, turn_seqs: Sequence[int]) -> None:
-    """Say which turns a fact was drawn from."""
-    conn.executemany(
-        "INSERT INTO links (fact_seq, position, turn_seq) VALUES (?, ?, ?)",
-        [(fact_seq, position, turn_seq) for position, turn_seq in enumerate(turn_seqs)],
-    )

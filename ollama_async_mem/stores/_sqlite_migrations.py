@@ -220,6 +220,40 @@ CREATE TABLE code_blocks (
 """
 
 
+def m005_dates(conn: sqlite3.Connection) -> None:
+    """Keep the dates that texts name; let facts be reinforced, and find the jobs of a scope."""
+    for statement in _DATES.split(";\n\n"):
+        conn.execute(statement)
+
+
+# A job that somebody holds, and one whose lease ended, has `lease_until` set.
+_DATES = """
+ALTER TABLE memories ADD COLUMN dates TEXT;
+
+CREATE TABLE new_events (
+  seq INTEGER PRIMARY KEY,
+  memory_id TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('updated', 'reinforced', 'superseded', 'deleted')),
+  at INTEGER NOT NULL, added_at INTEGER,
+  old TEXT, new TEXT, actor TEXT, cause TEXT, by_id TEXT
+);
+
+INSERT INTO new_events SELECT seq, memory_id, kind, at, added_at, old, new, actor, cause, by_id FROM events;
+
+DROP TABLE events;
+
+ALTER TABLE new_events RENAME TO events;
+
+CREATE INDEX events_by_memory ON events (memory_id);
+
+INSERT INTO meta (key, value) SELECT 'index_merge', 'due' WHERE EXISTS (SELECT 1 FROM events WHERE kind = 'deleted');
+
+CREATE INDEX jobs_leased ON jobs (lease_until) WHERE lease_until > 0;
+
+CREATE INDEX jobs_of_scope ON jobs (scope_id, seq) WHERE state = 'queued'
+"""
+
+
 def create_index(conn: sqlite3.Connection, tokenize: str) -> None:
     """Make the keyword index anew, for a file without memories."""
     conn.execute("DROP TABLE memory_index")
@@ -237,4 +271,5 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     m002_jobs_given_back,
     m003_histories,
     m004_codes,
+    m005_dates,
 )

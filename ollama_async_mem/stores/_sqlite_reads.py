@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from ollama_async_mem.errors import RecordNotFound
-from ollama_async_mem.records import Counts, Page, Scope, ScopeCounts, Statistics
+import msgspec
+
+from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
+from ollama_async_mem.records import Page, Scope
 
 from ._checks import decode_cursor, encode_cursor
 from ._sqlite_rows import find, load_rows, read_space, scope_of
@@ -14,6 +16,7 @@ from ._sqlite_values import from_micros, intern_name, micros
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
     from datetime import datetime
 
     from ollama_async_mem.records import Selection, Sort, Turn
@@ -62,28 +65,36 @@ def list_sql(keys: ScopeKeys, chosen: Sql, sort: Sort, place: tuple[int, str], l
     return sql, [*chosen[1], *place, *keys.keys, limit, *chosen[1], *place, limit, limit]
 
 
-def neighbours(conn: sqlite3.Connection, turn_id: str, before: int, after: int, now: datetime) -> list[Turn]:
-    """Read the turns before and after one in its scope, without expired ones.
-
-    Raises:
-        RecordNotFound: there is no turn with this id.
-    """
-    row = find(conn, "SELECT scope_id, at, id FROM memories WHERE id = ? AND kind = 'turn'", turn_id)
-    if row is None:
-        raise RecordNotFound(turn_id)
-    values = (*row, micros(now))
-    earlier = conn.execute(_NEIGHBOURS.format(than="<", order="DESC"), (*values, before)).fetchall()
-    later = conn.execute(_NEIGHBOURS.format(than=">", order="ASC"), (*values, after)).fetchall()
-    seqs = [seq for (seq,) in (*reversed(earlier), *later)]
-    turns = load_rows(conn, seqs)
-    return [cast("Turn", turns[seq]) for seq in seqs]
+def neighbours(
+    conn: sqlite3.Connection, turn_ids: Sequence[str], before: int, after: int, now: datetime
+) -> dict[str, list[Turn]]:
+    """Read the turns before and after each of some in its scope, without expired ones."""
+    found = [find(conn, "SELECT seq, id FROM memories WHERE id = ? AND kind = 'turn'", turn_id) for turn_id in turn_ids]
+    centres = dict(row for row in found if row is not None)
+    wanted = (msgspec.json.encode(list(centres)).decode(), micros(now), before, after)
+    pairs = conn.execute(_NEIGHBOURS, wanted).fetchall()
+    turns = load_rows(conn, list({seq for _, seq in pairs}))
+    around: dict[str, list[Turn]] = {turn_id: [] for turn_id in centres.values()}
+    for centre, seq in pairs:
+        around[centres[centre]].append(cast("Turn", turns[seq]))
+    return around
 
 
-_NEIGHBOURS = """
-SELECT seq FROM memories
-WHERE scope_id = ? AND (at, id) {than} (?, ?) AND kind = 'turn' AND (expires_at IS NULL OR expires_at > ?)
-ORDER BY at {order}, id {order} LIMIT ?
+_NEAR = """
+SELECT * FROM (
+  SELECT seq FROM memories
+  WHERE scope_id = centre.scope_id AND (at, id) {than} (centre.at, centre.id) AND kind = 'turn'
+    AND (expires_at IS NULL OR expires_at > ?2)
+  ORDER BY at {order}, id {order} LIMIT {limit}
+)
 """
+_NEIGHBOURS = f"""
+SELECT centre.seq, near.seq FROM json_each(?1) AS wanted CROSS JOIN memories AS centre ON centre.seq = wanted.value
+CROSS JOIN memories AS near ON near.seq IN (
+  {_NEAR.format(than="<", order="DESC", limit="?3")} UNION ALL {_NEAR.format(than=">", order="ASC", limit="?4")}
+)
+ORDER BY near.at, near.id
+"""  # noqa: S608 - from here
 
 
 def count(conn: sqlite3.Connection, scope: Scope) -> Counts:

@@ -10,7 +10,7 @@ import msgspec
 from ollama_async_mem.errors import RecordNotFound
 from ollama_async_mem.records import Candidate, EmbeddingSpace, Fact, MemoryRecord, Scope, Turn
 
-from ._json import read_json
+from ._json import read_dates, read_json
 from ._sqlite_values import from_micros, from_micros_or_none, name_text
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def load_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, Memory
 
 _LOAD = f"""
 SELECT seq, memories.id, kind, role, speaker, text, quote, at, at_offset_s, created_at, valid_to, expires_at, metadata,
-{_NAMES}
+  dates, {_NAMES}
 FROM memories JOIN scopes ON scopes.id = scope_id
 WHERE seq IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - column names only
@@ -109,9 +109,8 @@ ORDER BY fact_seq, position
 
 def _record(row: tuple[Any, ...], turn_ids: tuple[str, ...]) -> MemoryRecord:
     """A row of `_LOAD` as a record."""
-    _, memory_id, kind, role, speaker, text, quote, at, offset_s, created_at, valid_to, expires_at, metadata, *names = (
-        row
-    )
+    _, memory_id, kind, role, speaker, text, quote, at, offset_s, *rest = row
+    created_at, valid_to, expires_at, metadata, dates, *names = rest
     common: dict[str, Any] = {
         "id": memory_id,
         "scope": scope_of(names),
@@ -120,6 +119,7 @@ def _record(row: tuple[Any, ...], turn_ids: tuple[str, ...]) -> MemoryRecord:
         "created_at": from_micros(created_at),
         "metadata": read_json(metadata) if metadata else {},
         "expires_at": from_micros_or_none(expires_at),
+        "dates": read_dates(dates),
     }
     if kind == "turn":
         return Turn(role=role, speaker=speaker, **common)

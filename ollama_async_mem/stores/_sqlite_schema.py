@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import ConfigError, SchemaTooNew, StoreError
@@ -17,13 +18,27 @@ from ._sqlite_work import MemoConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-__all__ = ["connect_reader", "connect_writer", "transaction"]
+__all__ = ["connect_reader", "connect_writer", "expand", "transaction"]
 
+OLDEST_SQLITE = (3, 35, 0)  # RETURNING and DROP COLUMN: https://www.sqlite.org/releaselog/3_35_0.html
 CHECKPOINT_PAGES = 4000  # what is written often meanwhile goes into the file once
 
 _making = threading.Lock()  # whoever opened a file before its maker closed it would lose locks, see _require_writable
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` as the home folder.
+
+    Raises:
+        ConfigError: it begins with the home folder of nobody, or names no file.
+    """
+    if "\0" in os.fspath(path) or not os.fspath(path):
+        raise ConfigError(f"{os.fspath(path)!r} names no file")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:
+        raise ConfigError(f"the store {os.fspath(path)!r} lies in a home folder that is not known: {exc}") from exc
 
 
 def connect_writer(
@@ -40,10 +55,12 @@ def connect_writer(
 
     Raises:
         ConfigError: FTS5 does not know the tokenizer.
-        StoreError: it is read-only, a database of another program, or not there and not to be created.
+        StoreError: this SQLite is too old; or the file is read-only, a database of another program, or not there and
+            not to be created.
         SchemaTooNew: a newer version of this library wrote it.
         sqlite3.Error, OSError: what the caller translates.
     """
+    _require_sqlite()
     if path is not None:
         _require_writable(path)
         with _making:
@@ -137,6 +154,16 @@ def _connect(path: Path | None, busy_timeout_s: float) -> Iterator[sqlite3.Conne
     except BaseException:
         conn.close()
         raise
+
+
+def _require_sqlite() -> None:
+    """Refuse an SQLite that does not know what the statements here say."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise StoreError(
+            f"this Python has SQLite {sqlite3.sqlite_version}, and a store needs {oldest}: use a newer Python, "
+            "or a store in PostgreSQL"
+        )
 
 
 def _make_missing(path: Path, *, create: bool) -> None:

@@ -54,17 +54,18 @@ class _Aside(msgspec.Struct, eq=False):
                 self.conn.interrupt()
 
 
-def _no_upkeep(_: sqlite3.Connection, *, is_idle: bool) -> bool:  # noqa: ARG001 - the name is part of the signature
-    return False
+def _no_upkeep(_: sqlite3.Connection, *, is_idle: bool) -> None:
+    pass
 
 
 class Interlude(Protocol):
     """What the thread that writes does after each transaction, once callers have their answers, and when it is idle.
 
-    Unless it is idle, only what cannot wait. It returns whether more is to be done.
+    Unless it is idle, only what cannot wait. It returns for how many seconds nothing must be written until it is called
+    again as idle, None where nothing is left to be done.
     """
 
-    def __call__(self, conn: sqlite3.Connection, /, *, is_idle: bool) -> bool: ...
+    def __call__(self, conn: sqlite3.Connection, /, *, is_idle: bool) -> float | None: ...
 
 
 _Inbox: TypeAlias = "queue.SimpleQueue[Item | None]"  # None: stop
@@ -91,7 +92,7 @@ class SQLiteThreads:
         # Without readers everything is done by the writer: a database in memory has one connection.
         self._reads: _Inbox = queue.SimpleQueue() if readers else self._writes
         self._readers = [_thread(self._read_loop) for _ in range(readers)]
-        self._slots = anyio.Semaphore(MAX_QUEUED, fast_acquire=True)
+        self._slots = asyncio.Semaphore(MAX_QUEUED)
         self._closed = False
 
     async def start(self) -> None:
@@ -223,24 +224,25 @@ class SQLiteThreads:
             return
         self._deliver([opened], slots=False)
         with closing(conn):  # after the readers' connections: the last one to close tidies the log away
-            more, is_due = True, True  # what was left undone when the file was last closed
+            more = True
+            due_s: float | None = 0.0  # what was left undone when the file was last closed
             while more:
-                group, more = _take(self._writes, patience_s=IDLE_S if is_due else None)
+                group, more = _take(self._writes, patience_s=None if due_s is None else max(due_s, IDLE_S))
                 if group:
                     serve(conn, [item for item in group if not item.future.cancelled()])
                     self._deliver(group)
-                is_due = more and self._keep_up(conn, is_idle=not group)
+                due_s = self._keep_up(conn, is_idle=not group) if more else None
             for reader in self._readers:
                 if reader.ident is not None:  # it was started
                     reader.join()
 
-    def _keep_up(self, conn: sqlite3.Connection, *, is_idle: bool) -> bool:
+    def _keep_up(self, conn: sqlite3.Connection, *, is_idle: bool) -> float | None:
         """Do what nobody waits for; when it fails it is tried again after the next commit."""
         try:
             return self._upkeep(conn, is_idle=is_idle)
         except Exception:  # noqa: BLE001 - nobody waits for it, and without this thread nothing could be written
             rollback(conn)
-            return False
+            return None
 
     def _run_aside(self, aside: _Aside) -> None:
         conn = _attempt_connect(self._connect_reader, aside.item)

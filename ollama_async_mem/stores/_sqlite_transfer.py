@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,8 @@ from ollama_async_mem.records import Fact, StoredJob, StoredMemory
 
 from ._checks import decode_cursor, encode_cursor, require_space
 from ._sqlite_events import life, restore
-from ._sqlite_inserts import insert_memories
-from ._sqlite_jobs import JOB_TURNS, link, queue, turn_seqs
+from ._sqlite_inserts import insert_memories, link, turn_seqs
+from ._sqlite_jobs import JOB_TURNS, end, queue
 from ._sqlite_rows import find, load_rows, read_scope, read_space
 from ._sqlite_selection import resolve
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dump", "dump_jobs", "load"]
 
+PAGE_BYTES = 8 << 20
 _BEGIN = ("turn", -1, 0, "")
 
 
@@ -36,18 +38,27 @@ def dump(
     keys = resolve(conn, scope)
     if keys is None:
         return [], None
-    rows: list[tuple[int, str, int, int, str]] = []
+    rows: list[tuple[int, str, int, int, str, int]] = []
     for kind in ("turn", "fact") if place[0] == "turn" else ("fact",):
         after = place[1:] if place[0] == kind else _BEGIN[1:]
         rows += conn.execute(
             f"""
-            SELECT seq, kind, scope_id, at, id FROM memories
+            SELECT seq, kind, scope_id, at, id, {_SIZE} FROM memories
             WHERE {keys.sql()} AND kind = ? AND (scope_id, at, id) > (?, ?, ?) ORDER BY scope_id, at, id LIMIT ?
             """,  # noqa: S608 - column names only
             (*keys.keys, kind, *after, limit + 1 - len(rows)),
         ).fetchall()
-    shown = rows[:limit]
-    return _stored(conn, [row[0] for row in shown]), encode_cursor("dump", shown[-1][1:]) if len(rows) > limit else None
+    fitting = sum(size <= PAGE_BYTES for size in accumulate(row[5] for row in rows))
+    shown = rows[: min(limit, max(fitting, 1))]
+    more = encode_cursor("dump", shown[-1][1:5]) if len(rows) > len(shown) else None
+    return _stored(conn, [row[0] for row in shown]), more
+
+
+_SIZE = """
+  length(CAST(text AS BLOB)) + coalesce(length(CAST(metadata AS BLOB)), 0) + (
+    SELECT total(coalesce(length(CAST(old AS BLOB)), 0) + coalesce(length(CAST(new AS BLOB)), 0))
+    FROM events WHERE memory_id = memories.id)
+"""
 
 
 def _stored(conn: sqlite3.Connection, seqs: Sequence[int]) -> list[StoredMemory]:
@@ -103,11 +114,18 @@ def load(
         if find(conn, "SELECT 1 FROM memories WHERE id = ?", memory.id) is None:
             (seq,) = insert_memories(conn, [memory], [_vector(stored, space)], model=space.model, where=where)
             link(conn, seq, turn_seqs(conn, memory.turn_ids) if isinstance(memory, Fact) else [])
+            for (job_id,) in conn.execute(_JOBS_OF_FACT, (seq,)).fetchall():
+                end(conn, job_id)
             restore(conn, stored.events)
             count += 1
     for job in jobs:
         _load_job(conn, job)
     return count
+
+
+_JOBS_OF_FACT = (
+    "SELECT DISTINCT id FROM links JOIN job_turns USING (turn_seq) JOIN jobs ON seq = job_seq WHERE fact_seq = ?"
+)
 
 
 def _load_job(conn: sqlite3.Connection, job: StoredJob) -> None:

@@ -20,9 +20,10 @@ def micros(at: datetime) -> int:
     if at.utcoffset() is None:
         raise StoreError(f"the time {at} has no timezone")
     try:
-        return (at.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+        since = (at if at.tzinfo is UTC else at.astimezone(UTC)) - _EPOCH
     except OverflowError as exc:
         raise StoreError(f"the time {at} is out of range") from exc
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def micros_or_none(at: datetime | None) -> int | None:

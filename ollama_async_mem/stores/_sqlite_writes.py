@@ -9,9 +9,10 @@ from msgspec import UNSET
 from ollama_async_mem.errors import RecordNotFound, StoreError
 from ollama_async_mem.records import Turn
 
-from ._json import write_json
+from ._json import write_dates, write_json
 from ._sqlite_events import Why, note, note_deleted
-from ._sqlite_inserts import terms_of, unit_vector
+from ._sqlite_inserts import link, terms_of, turn_seqs, unit_vector
+from ._sqlite_merges import words_were_deleted
 from ._sqlite_rows import find, find_seq, load_rows
 from ._sqlite_selection import selection_sql
 from ._sqlite_values import micros, micros_or_none
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Change, MemoryRecord, Selection, Supersession
+    from ollama_async_mem.records import Change, MemoryRecord, Reinforcement, Selection, Supersession
 
-__all__ = ["delete", "delete_all", "purge_expired", "supersede", "update"]
+__all__ = ["delete", "delete_all", "purge_expired", "reinforce", "supersede", "update"]
 
 _INDEX = "INSERT INTO memory_index (rowid, body, scope) SELECT seq, body, scope FROM memory_texts WHERE seq = ?"
 
@@ -86,6 +87,21 @@ def supersede(
             note(conn, said.fact_id, "superseded", why._replace(cause=said.cause), by=said.by)
 
 
+def reinforce(conn: sqlite3.Connection, reinforcements: Sequence[Reinforcement]) -> None:
+    """Add turns to those that facts were drawn from, and note it; where none is new nothing is noted."""
+    for said in reinforcements:
+        row = find(conn, "SELECT seq FROM memories WHERE id = ? AND kind = 'fact'", said.fact_id)
+        linked = conn.execute(_LINKED, row).fetchall() if row else []
+        known = {turn for _, turn in linked}
+        new = [seq for seq in dict.fromkeys(turn_seqs(conn, said.turn_ids)) if seq not in known]
+        if row and new:
+            link(conn, row[0], new, first=linked[-1][0] + 1 if linked else 0)
+            note(conn, said.fact_id, "reinforced", Why(said.at, cause=said.cause))
+
+
+_LINKED = "SELECT position, turn_seq FROM links WHERE fact_seq = ? ORDER BY position"
+
+
 def delete(conn: sqlite3.Connection, memory_id: str, why: Why) -> None:
     """Destroy a memory.
 
@@ -118,6 +134,8 @@ def _destroy(conn: sqlite3.Connection, condition: str, values: Sequence[Any], wh
     else:
         conn.execute("INSERT INTO memory_index (memory_index) VALUES ('delete-all')")
     conn.execute("DELETE FROM memories WHERE seq IN (SELECT seq FROM doomed)")
+    if count:
+        words_were_deleted(conn)
     return count
 
 
@@ -138,6 +156,7 @@ def _changed_columns(conn: sqlite3.Connection, before: MemoryRecord, change: Cha
     if change.text is not UNSET:
         columns["text"] = text = clean(change.text)
         columns["terms"] = terms_of(conn, text, before.speaker if isinstance(before, Turn) else None)
+        columns["dates"] = write_dates(change.dates)
     if change.metadata is not UNSET:
         gone = {key for key, value in change.metadata.items() if value is None}
         merged = {key: value for key, value in (before.metadata | change.metadata).items() if key not in gone}

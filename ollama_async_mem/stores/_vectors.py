@@ -6,6 +6,7 @@ codes differ, the likelier the vectors are near; so codes choose which rows are 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -40,12 +41,13 @@ def unit(vector: Vector) -> Vector:
     flat = np.asarray(vector, dtype=np.float32)
     if flat.ndim != 1 or not flat.size:
         raise StoreError(f"a vector must be one row of numbers, got the shape {flat.shape}")
-    length = np.linalg.norm(flat.astype(np.float64))
-    if not np.isfinite(length) or length == 0:
+    wide = flat.astype(np.float64)
+    length = math.sqrt(wide @ wide)
+    if not math.isfinite(length) or length == 0:
         raise StoreError("a vector is zero or holds NaN or infinity: the embedder answered with no direction")
     if abs(length - 1) < _ROUNDING:
         return flat.astype("<f4")  # a row that another store gave out stays as it is, bit by bit
-    return (flat / length).astype("<f4")
+    return (wide / length).astype("<f4")
 
 
 _ROUNDING = 2**-23  # twice as far from one as the length of such a row can be

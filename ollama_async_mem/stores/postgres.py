@@ -6,28 +6,28 @@ It turns the calls of the port into work for the connections. What a call does i
 from __future__ import annotations
 
 import asyncio
-import re
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
-from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
+from ollama_async_mem.errors import StoreClosed, StoreError
 
 from . import _postgres_admin as admin
 from . import _postgres_events as events
-from . import _postgres_jobs as jobs
+from . import _postgres_jobs as queue
 from . import _postgres_reads as reads
 from . import _postgres_search as search
 from . import _postgres_transfer as transfer
 from . import _postgres_writes as writes
-from ._checks import check
+from ._checks import check, check_around
 from ._postgres_events import Why
 from ._postgres_groups import Addition, Additions
-from ._postgres_pool import PostgresPool, session
+from ._postgres_pool import Limits, PostgresPool, session
 from ._postgres_rows import prepare
 from ._postgres_schema import MIGRATIONS, open_schema, quoted
-from ._postgres_url import without_secrets
+from ._postgres_url import choose, split_options, without_secrets
 from ._vectors import unit
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from datetime import timedelta
 
+    from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
     from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import (
         Candidate,
         Change,
-        Counts,
         EmbeddingSpace,
         Event,
         Fact,
@@ -47,11 +47,10 @@ if TYPE_CHECKING:
         JobStatus,
         MemoryRecord,
         Page,
+        Reinforcement,
         Scope,
-        ScopeCounts,
         Selection,
         Sort,
-        Statistics,
         StoredJob,
         StoredMemory,
         Supersession,
@@ -74,12 +73,19 @@ class PostgresStore:
     returned is as durable as the server's `synchronous_commit` says, which is "on" unless somebody changed it.
 
     Scopes of up to 20,000 memories are searched exactly. Above that `optimize` makes an index of vectors, which finds
-    nearly all of the nearest, and without which large scopes are searched exactly as well, in some time.
+    nearly all of the nearest, and without which large scopes are searched exactly as well, in some time; the first
+    such search of an opened store logs a warning.
 
     Without `create` the schema must exist. `language` is that of the stems by which words match, one that the server
-    knows or "simple" for none; a schema that exists keeps its own. `connections` bounds how many are open at once,
-    `busy_timeout_s` is how long a lock is waited for, `connect_timeout_s` how long a connection, and
-    `statement_timeout_s` how long a single statement may take.
+    knows or "simple" for none. With `partitions`, memories and events are split by a hash of their user, into so many
+    tables. A schema that exists keeps what it was made with. Both, and `schema`, may also be options of the URL, as in
+    "postgresql://host/db?schema=mine&partitions=16"; what is given here counts.
+
+    `connections` bounds how many are open at once, `busy_timeout_s` is how long a lock is waited for,
+    `connect_timeout_s` how long a connection, and `statement_timeout_s` how long a single statement may take.
+
+    Raises:
+        ConfigError: an option is out of range, or the URL cannot be read.
     """
 
     def __init__(
@@ -87,29 +93,22 @@ class PostgresStore:
         url: str,
         *,
         create: bool = True,
-        schema: str = "ollama_async_mem",
-        language: str = "english",
+        schema: str | None = None,
+        language: str | None = None,
+        partitions: int | None = None,
         connections: int = 10,
         busy_timeout_s: float = 5.0,
         connect_timeout_s: float = 10.0,
         statement_timeout_s: float = 60.0,
     ) -> None:
-        if connections < 1 or min(busy_timeout_s, connect_timeout_s, statement_timeout_s) <= 0:
-            raise ConfigError("connections must be at least 1, and the timeouts more than 0 s")
-        if not re.fullmatch("[a-z]+", language) or not schema or "\0" in schema:
-            raise ConfigError(f"the language {language!r} or the schema {schema!r} is not a name that PostgreSQL knows")
+        self._limits = Limits(connections, busy_timeout_s, connect_timeout_s, statement_timeout_s)
+        self._limits.check()
         self._location = without_secrets(url)
-        self._url = url
+        self._url, options = split_options(url)
+        self._schema, self._choices = choose(options, schema=schema, language=language, partitions=partitions)
         self._create = create
-        self._schema = schema
-        self._language = language
-        self._connections = connections
-        self._busy_timeout_s = busy_timeout_s
-        self._connect_timeout_s = connect_timeout_s
-        self._statement_timeout_s = statement_timeout_s
         self._open: PostgresPool | None = None
         self._space: EmbeddingSpace | None = None  # once it is bound, it stays
-        self._search_path = ""
 
     @property
     def location(self) -> str:
@@ -126,23 +125,17 @@ class PostgresStore:
         """
         if self._open is not None:
             raise StoreError(f"the store {self.location} is open already")
-        async with session(self._url, timeout_s=self._connect_timeout_s, where=self.location) as conn:
-            await conn.execute(f"SET lock_timeout = {self._busy_timeout_s * 1000:.0f}")
+        async with session(self._url, timeout_s=self._limits.connect_timeout_s, where=self.location) as conn:
+            await conn.execute(f"SET lock_timeout = {self._limits.busy_timeout_s * 1000:.0f}")
             vectors_in = await open_schema(
-                conn, schema=self._schema, language=self._language, create=self._create, where=self.location
+                conn, schema=self._schema, choices=self._choices, create=self._create, where=self.location
             )
         self._search_path = f"{quoted(self._schema)}, {quoted(vectors_in)}"
         self._space = None
         self._claims = asyncio.Lock()
+        self._is_warned = False
         pool = PostgresPool(
-            self._url,
-            where=self.location,
-            search_path=self._search_path,
-            vectors_in=vectors_in,
-            connections=self._connections,
-            busy_timeout_s=self._busy_timeout_s,
-            wait_s=self._connect_timeout_s,
-            statement_timeout_s=self._statement_timeout_s,
+            self._url, where=self.location, search_path=self._search_path, vectors_in=vectors_in, limits=self._limits
         )
         await pool.start()
         self._additions = Additions(partial(self._add, pool), where=self.location)
@@ -166,7 +159,7 @@ class PostgresStore:
     ) -> str | None:
         """Store turns, and queue one extraction job for them where `extract` is set. Returns the job's id."""
         self._pool.check_loop()
-        job = jobs.job_for(turns) if extract and turns else None
+        job = queue.job_for(turns) if extract and turns else None
         rows, space = await prepare(turns, vectors, model=model, where=self.location)
         if space is not None:
             await self._additions.add(Addition(rows, space, job))
@@ -210,7 +203,8 @@ class PostgresStore:
         check(selection.kinds, limit)
         if self._space is None:
             self._space = await self.embedding_space()
-        return await self._read(
+        start = time.monotonic()
+        found = await self._read(
             search.dense_candidates,
             selection,
             unit(vector),
@@ -220,6 +214,11 @@ class PostgresStore:
             now=_now(),
             where=self.location,
         )
+        if not self._is_warned and time.monotonic() - start > search.SLOW_S and vector.size <= admin.MAX_INDEXED:
+            self._is_warned = True  # others need not look meanwhile
+            with suppress(StoreError):  # the search itself did not fail
+                self._is_warned = await self._read(search.warn_without_index, selection.scope, self.location)
+        return found
 
     async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> builtins.list[Candidate]:
         """Return the memories that share words with the query, best first, by BM25. Any text is a valid query.
@@ -243,11 +242,12 @@ class PostgresStore:
         check(selection.kinds, limit, sort)
         return await self._read(reads.list_page, selection, limit=limit, cursor=cursor, sort=sort, now=_now())
 
-    async def neighbours(self, turn_id: str, *, before: int = 1, after: int = 1) -> builtins.list[Turn]:
-        """Return the turns around one in exactly its scope, by `at` and id, without itself and expired ones."""
-        if before < 0 or after < 0:
-            raise ConfigError(f"before and after are at least 0, got {before} and {after}")
-        return await self._read(reads.neighbours, turn_id, before, after, _now())
+    async def neighbours(
+        self, turn_ids: Sequence[str], *, before: int = 1, after: int = 1
+    ) -> dict[str, builtins.list[Turn]]:
+        """Return the turns around each of some turns, in exactly its scope, without itself and expired ones."""
+        check_around(before, after)
+        return await self._read(reads.neighbours, tuple(turn_ids), before, after, _now())
 
     async def history(self, memory_id: str) -> builtins.list[Event]:
         """Return what happened to a memory, oldest first, also when it was deleted."""
@@ -266,53 +266,59 @@ class PostgresStore:
         """Count all there is."""
         return await self._read(reads.statistics, _now(), len(MIGRATIONS))
 
-    async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
-        """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished."""
+    async def claim_jobs(self, *, now: datetime, lease: timedelta, limit: int) -> builtins.list[Job]:
+        """Take the oldest job that is due and those of exactly its scope that are, up to `limit` in all."""
+        check((), limit)
         self._pool.check_loop()
         async with self._claims:  # who asks first gets the older one
-            return await self._write(jobs.claim, now, lease)
+            return await self._write(queue.claim, now, lease, limit)
 
-    async def finish_job(
+    async def renew_jobs(self, jobs: Sequence[Job], *, now: datetime, lease: timedelta) -> None:
+        """Let the lease of claimed jobs end later. Those whose claim ended are left as they are."""
+        await self._write(queue.renew, tuple(jobs), now, lease)
+
+    async def finish_jobs(
         self,
-        job: Job,
+        jobs: Sequence[Job],
         facts: Sequence[Fact],
         vectors: Sequence[Vector],
         *,
         model: str,
         superseded: Sequence[Supersession] = (),
-    ) -> None:
-        """Store the facts of a claimed job, end those that they supersede, and end the job, together.
+        reinforced: Sequence[Reinforcement] = (),
+    ) -> bool:
+        """Store the facts of claimed jobs, end those that they supersede, add to those that were said again.
 
-        Without the claim it changes nothing. A fact whose turns have all been deleted since is skipped: what was
-        deleted does not come back as a fact.
+        Unless all the claims stand it changes nothing, and returns False.
         """
-        work = partial(jobs.finish, facts=tuple(facts), vectors=tuple(vectors), superseded=tuple(superseded))
-        await self._write(work, job=job, model=model, why=Why(_now()), where=self.location)
+        work = partial(queue.finish, facts=tuple(facts), vectors=tuple(vectors), superseded=tuple(superseded))
+        more = partial(work, reinforced=tuple(reinforced), why=Why(_now()), where=self.location)
+        return await self._write(more, jobs=tuple(jobs), model=model)
 
-    async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
-        """Give a claimed job back after a failure: to be tried at `retry_at`, or never again where that is None."""
-        await self._write(jobs.release, job, error, retry_at)
+    async def release_jobs(self, jobs: Sequence[Job], *, error: str, retry_at: datetime | None) -> None:
+        """Give claimed jobs back after a failure: to be tried at `retry_at`, or never again where that is None."""
+        await self._write(queue.release, tuple(jobs), error, retry_at)
 
-    async def return_job(self, job: Job) -> None:
-        """Give a claimed job back untouched: due at once, and this attempt is not counted."""
-        await self._write(jobs.give_back, job)
+    async def return_jobs(self, jobs: Sequence[Job]) -> None:
+        """Give claimed jobs back untouched: due at once, and this attempt is not counted."""
+        await self._write(queue.give_back, tuple(jobs))
 
     async def revive_jobs(self) -> int:
         """Queue the jobs again that were given up, with their attempts at none; returns how many there were."""
-        return await self._write(jobs.revive)
+        return await self._write(queue.revive)
 
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""
-        return await self._read(jobs.pending)
+        return await self._read(queue.pending)
 
     async def unfinished_jobs(self, *, limit: int = 100) -> builtins.list[JobStatus]:
         """Return the jobs that wait, are claimed or were given up, oldest first."""
         check((), limit)
-        return await self._read(jobs.unfinished, limit)
+        return await self._read(queue.unfinished, limit)
 
     async def job_status(self, job_id: str) -> JobStatus | None:
         """Return how one job stands, None when it is finished."""
-        return await self._snapshot(jobs.status, job_id)
+        return await self._snapshot(queue.status, job_id)
 
     async def dump(
         self, scope: Scope, *, limit: int, cursor: str | None = None
@@ -376,7 +382,7 @@ class PostgresStore:
     async def _session(self) -> AsyncIterator[Connection]:
         """A connection of its own, for what takes long."""
         self._pool.check_loop()
-        async with session(self._url, timeout_s=self._connect_timeout_s, where=self.location) as conn:
+        async with session(self._url, timeout_s=self._limits.connect_timeout_s, where=self.location) as conn:
             await conn.execute("SELECT set_config('search_path', $1, false)", self._search_path)
             yield conn
 

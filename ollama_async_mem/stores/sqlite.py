@@ -5,43 +5,43 @@ It turns the calls of the port into work for the store's threads. What a call do
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
 
 from . import _sqlite_admin as admin
 from . import _sqlite_events as events
-from . import _sqlite_jobs as jobs
+from . import _sqlite_jobs as queue
 from . import _sqlite_reads as reads
 from . import _sqlite_rows as rows
 from . import _sqlite_transfer as transfer
 from . import _sqlite_writes as writes
-from ._checks import check
+from ._checks import check, check_around
 from ._sqlite_codes import Upkeep
 from ._sqlite_dense import dense_candidates
 from ._sqlite_events import Why
 from ._sqlite_inserts import insert_memories
 from ._sqlite_keywords import PhraseCounts, keyword_candidates
 from ._sqlite_matrices import MatrixCache
+from ._sqlite_merges import IndexMerge, merge_index
 from ._sqlite_migrations import DEFAULT_TOKENIZER, MIGRATIONS
-from ._sqlite_schema import connect_reader, connect_writer
+from ._sqlite_schema import connect_reader, connect_writer, expand
 from ._sqlite_threads import SQLiteThreads
 
 if TYPE_CHECKING:
     import builtins
+    import os
     import sqlite3
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
+    from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
     from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import (
         Candidate,
         Change,
-        Counts,
         EmbeddingSpace,
         Event,
         Fact,
@@ -49,11 +49,10 @@ if TYPE_CHECKING:
         JobStatus,
         MemoryRecord,
         Page,
+        Reinforcement,
         Scope,
-        ScopeCounts,
         Selection,
         Sort,
-        Statistics,
         StoredJob,
         StoredMemory,
         Supersession,
@@ -111,7 +110,13 @@ class SQLiteStore:
 
     def _forget(self) -> None:
         """Begin with what is kept in memory of a file."""
-        self._cache, self._phrases, self._upkeep = MatrixCache(self._cache_bytes), PhraseCounts(), Upkeep()
+        self._cache, self._phrases = MatrixCache(self._cache_bytes), PhraseCounts()
+        self._upkeep, self._merge = Upkeep(), IndexMerge()
+
+    def _keep_up(self, conn: sqlite3.Connection, *, is_idle: bool) -> float | None:
+        """Do a step of what nobody waits for; returns how long nothing must be written until the next, if there is."""
+        is_kept_up = not self._upkeep.after_commit(conn, is_idle=is_idle)
+        return self._merge.after_commit(conn, is_idle=is_idle) if is_kept_up else 0.0
 
     @property
     def location(self) -> str:
@@ -122,9 +127,10 @@ class SQLiteStore:
         """Open the file; with `create`, it and its folder are made where they are missing.
 
         Raises:
+            ConfigError: FTS5 does not know the tokenizer.
             SchemaTooNew: a newer version of this library wrote it.
             StoreBusy: another process holds its lock.
-            StoreError: it cannot be opened, or is not a store.
+            StoreError: it cannot be opened, or is not a store, or this SQLite is older than 3.35.
         """
         if self._open is not None:
             raise StoreError(f"the store {self.location} is open already")
@@ -134,7 +140,7 @@ class SQLiteStore:
             self._connect_reader,
             readers=self._readers,
             where=self.location,
-            upkeep=self._upkeep.after_commit,
+            upkeep=self._keep_up,
         )
         try:
             await self._open.start()
@@ -156,7 +162,7 @@ class SQLiteStore:
         self, turns: Sequence[Turn], vectors: Sequence[Vector], *, model: str, extract: bool = False
     ) -> str | None:
         """Store turns, and queue one extraction job for them where `extract` is set. Returns the job's id."""
-        add = jobs.add_turns_and_job if extract else insert_memories
+        add = queue.add_turns_and_job if extract else insert_memories
         made = await self._threads.write(
             partial(add, memories=tuple(turns), vectors=tuple(vectors), model=model, where=self.location)
         )
@@ -232,12 +238,12 @@ class SQLiteStore:
         check(selection.kinds, limit, sort)
         return await self._read(reads.list_page, selection=selection, limit=limit, cursor=cursor, sort=sort, now=_now())
 
-    async def neighbours(self, turn_id: str, *, before: int = 1, after: int = 1) -> builtins.list[Turn]:
-        """Return the turns around one in exactly its scope, by `at` and id, without itself and expired ones."""
-        if before < 0 or after < 0:
-            raise ConfigError(f"before and after are at least 0, got {before} and {after}")
-        check((), max(before, after, 1))
-        return await self._read(reads.neighbours, turn_id, before, after, _now())
+    async def neighbours(
+        self, turn_ids: Sequence[str], *, before: int = 1, after: int = 1
+    ) -> dict[str, builtins.list[Turn]]:
+        """Return the turns around each of some turns, in exactly its scope, without itself and expired ones."""
+        check_around(before, after)
+        return await self._read(reads.neighbours, tuple(turn_ids), before, after, _now())
 
     async def history(self, memory_id: str) -> builtins.list[Event]:
         """Return what happened to a memory, oldest first, also when it was deleted."""
@@ -256,47 +262,54 @@ class SQLiteStore:
         """Count all there is."""
         return await self._read(reads.statistics, len(MIGRATIONS), _now())
 
-    async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
-        """Take the oldest job that is due and nobody holds. It comes back when the lease ends unfinished."""
-        return await self._write(jobs.claim, now, lease)
+    async def claim_jobs(self, *, now: datetime, lease: timedelta, limit: int) -> builtins.list[Job]:
+        """Take the oldest job that is due and those of exactly its scope that are, up to `limit` in all."""
+        check((), limit)
+        return await self._write(queue.claim, now, lease, limit)
 
-    async def finish_job(
+    async def renew_jobs(self, jobs: Sequence[Job], *, now: datetime, lease: timedelta) -> None:
+        """Let the lease of claimed jobs end later. Those whose claim ended are left as they are."""
+        await self._write(queue.renew, tuple(jobs), now, lease)
+
+    async def finish_jobs(
         self,
-        job: Job,
+        jobs: Sequence[Job],
         facts: Sequence[Fact],
         vectors: Sequence[Vector],
         *,
         model: str,
         superseded: Sequence[Supersession] = (),
-    ) -> None:
-        """Store the facts of a claimed job, end those that they supersede, and end the job, together.
+        reinforced: Sequence[Reinforcement] = (),
+    ) -> bool:
+        """Store the facts of claimed jobs, end those that they supersede, add to those that were said again.
 
-        Without the claim it changes nothing. A fact whose turns have all been deleted since is skipped: what was
-        deleted does not come back as a fact.
+        Unless all the claims stand it changes nothing, and returns False.
         """
-        work = partial(jobs.finish, facts=tuple(facts), vectors=tuple(vectors), superseded=tuple(superseded))
-        await self._write(work, job=job, model=model, now=_now(), where=self.location)
+        work = partial(queue.finish, facts=tuple(facts), vectors=tuple(vectors), superseded=tuple(superseded))
+        return await self._write(
+            partial(work, reinforced=tuple(reinforced)), jobs=tuple(jobs), model=model, now=_now(), where=self.location
+        )
 
-    async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
-        """Give a claimed job back after a failure: to be tried at `retry_at`, or never again where that is None."""
-        await self._write(jobs.release, job, error, retry_at)
+    async def release_jobs(self, jobs: Sequence[Job], *, error: str, retry_at: datetime | None) -> None:
+        """Give claimed jobs back after a failure: to be tried at `retry_at`, or never again where that is None."""
+        await self._write(queue.release, tuple(jobs), error, retry_at)
 
-    async def return_job(self, job: Job) -> None:
-        """Give a claimed job back untouched: due at once, and this attempt is not counted."""
-        await self._write(jobs.give_back, job)
+    async def return_jobs(self, jobs: Sequence[Job]) -> None:
+        """Give claimed jobs back untouched: due at once, and this attempt is not counted."""
+        await self._write(queue.give_back, tuple(jobs))
 
     async def revive_jobs(self) -> int:
         """Queue the jobs again that were given up, with their attempts at none; returns how many there were."""
-        return await self._write(jobs.revive)
+        return await self._write(queue.revive)
 
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""
-        return await self._read(jobs.pending)
+        return await self._read(queue.pending)
 
     async def unfinished_jobs(self, *, limit: int = 100) -> builtins.list[JobStatus]:
         """Return the jobs that wait, are claimed or were given up, oldest first."""
         check((), limit)
-        return await self._read(jobs.unfinished, limit)
+        return await self._read(queue.unfinished, limit)
 
     async def job_status(self, job_id: str) -> JobStatus | None:
         """Return how one job stands, None when it is finished.
@@ -304,7 +317,7 @@ class SQLiteStore:
         A finished job leaves no row: an id that is made as ids of jobs are, and not newer than the newest that was
         finished, is taken for one.
         """
-        return await self._read(jobs.status, job_id)
+        return await self._read(queue.status, job_id)
 
     async def dump(
         self, scope: Scope, *, limit: int, cursor: str | None = None
@@ -336,7 +349,7 @@ class SQLiteStore:
     async def optimize(self) -> None:
         """Bring indexes and statistics up to date and give free space back. Other writes wait for some of it."""
         first = True
-        while await self._write(admin.merge_index, first=first):
+        while await self._write(merge_index, first=first):
             first = False
         await self._write(self._upkeep.restart)
         while await self._write(self._upkeep.step):
@@ -346,9 +359,11 @@ class SQLiteStore:
     async def check(self) -> builtins.list[str]:
         """Compare rows, vectors, keyword index and links; returns what is wrong in words, nothing where all is well.
 
-        Reads go on meanwhile; writes wait while the texts are compared with the keyword index.
+        Others read and write meanwhile. The keyword index of a large file is compared in a temporary copy of it.
         """
         wrong = await self._threads.aside(admin.check_rows)
+        if self._readers and await self._read(admin.is_large):
+            return wrong + await self._threads.aside(admin.check_copied_index)
         return wrong + await self._threads.alone(admin.check_index)
 
     async def _read(
@@ -370,17 +385,3 @@ class SQLiteStore:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def expand(path: str | os.PathLike[str]) -> Path:
-    """The path with `~` as the home folder.
-
-    Raises:
-        ConfigError: it begins with the home folder of nobody, or names no file.
-    """
-    if "\0" in os.fspath(path) or not os.fspath(path):
-        raise ConfigError(f"{os.fspath(path)!r} names no file")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as exc:
-        raise ConfigError(f"the store {os.fspath(path)!r} lies in a home folder that is not known: {exc}") from exc

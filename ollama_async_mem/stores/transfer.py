@@ -22,8 +22,9 @@ from ._lines import End, Header, kind_of, read_header, read_line, write_line
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 
+    from ollama_async_mem.counts import Counts
     from ollama_async_mem.ports import MemoryStore, Vector
-    from ollama_async_mem.records import Counts, EmbeddingSpace, MemoryRecord
+    from ollama_async_mem.records import EmbeddingSpace, MemoryRecord
 
     from ._lines import Item
 
@@ -34,17 +35,24 @@ if TYPE_CHECKING:
 
 __all__ = ["CopyReport", "copy_store", "export_lines", "import_lines"]
 
-BATCH = 500
+BATCH, BATCH_BYTES = 500, 8 << 20
+EXAMPLES = 10
 _ALL = Scope()
 
 
 class CopyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How many turns, facts and unfinished jobs were read, and how many of the memories were new to the target."""
+    """How many turns, facts and unfinished jobs were read, and how many of the memories were new to the target.
+
+    `differing` counts those of which the target has another state, or another memory with the same id: what is there
+    was left as it is. `examples` are the ids of the first of them.
+    """
 
     turns: int = 0
     facts: int = 0
     jobs: int = 0
     new: int = 0
+    differing: int = 0
+    examples: tuple[str, ...] = ()
 
 
 async def copy_store(
@@ -57,14 +65,18 @@ async def copy_store(
 ) -> CopyReport:
     """Copy the memories of a scope, with vectors, histories and unfinished jobs, into another store.
 
-    What the target holds already is left as it is, so a copy that was stopped goes on when it is started again.
+    What the target holds already is left as it is, so a copy that was stopped goes on when it is started again; the
+    report says how much of it differs, be it that it changed since in one of the stores.
     `on_progress` gets the number of memories that are done, and of all. While others write to the source, each memory
     that stays is copied as it is when its turn comes; one that comes or goes meanwhile may be copied or not.
 
     Raises:
+        ConfigError: both stores are one.
         EmbeddingMismatch: the target holds vectors of another space; nothing was written.
         StoreError: a store failed, or the target has fewer memories of the scope in the end than were read.
     """
+    if source is target:
+        raise ConfigError(f"{source.location} cannot be copied to itself: name another target")
     space = await source.embedding_space()
     if space is None:  # nothing was ever stored there
         return CopyReport()
@@ -72,11 +84,10 @@ async def copy_store(
     total = await source.counts(scope)
     report = await _write(target, _read(source, scope, batch), space=space, total=total, on_progress=on_progress)
     there = await target.counts(scope)
-    if there.turns < report.turns or there.facts < report.facts:
+    if there.turns + there.facts + report.differing < report.turns + report.facts:
         raise StoreError(
             f"{report.turns} turns and {report.facts} facts were read from {source.location}, but {target.location} "
-            f"has {there.turns} and {there.facts}: some were deleted there meanwhile, or others have their ids; "
-            "copy again, or to a new store"
+            f"has {there.turns} and {there.facts}: some were deleted there meanwhile; copy again"
         )
     return report
 
@@ -170,15 +181,31 @@ async def _write(
 ) -> CopyReport:
     """Load batches into a store, one after the other. Without a space there are no memories in them."""
     tally: Counter[str] = Counter()
+    differing: list[str] = []
     async with aclosing(batches):
         async for items in batches:
             tally.update(map(kind_of, items))
             if space is not None:
+                differing += await _differing(target, items)
                 tally["new"] += await _load(target, items, space, embed)
             if on_progress is not None:
                 done = tally["turn"] + tally["fact"]
                 on_progress(done, max(done, total.turns + total.facts))
-    return CopyReport(turns=tally["turn"], facts=tally["fact"], jobs=tally["job"], new=tally["new"])
+    return CopyReport(
+        turns=tally["turn"],
+        facts=tally["fact"],
+        jobs=tally["job"],
+        new=tally["new"],
+        differing=len(differing),
+        examples=tuple(differing[:EXAMPLES]),
+    )
+
+
+async def _differing(target: MemoryStore, items: Sequence[Item]) -> list[str]:
+    """The ids of memories of which the target, or the same batch before, has another state."""
+    memories = [item.memory for item in items if isinstance(item, StoredMemory)]
+    there = {memory.id: memory for memory in await target.get_many([memory.id for memory in memories])}
+    return [memory.id for memory in memories if there.setdefault(memory.id, memory) != memory]
 
 
 async def _load(target: MemoryStore, items: Sequence[Item], space: EmbeddingSpace, embed: Embed | None) -> int:
@@ -210,15 +237,17 @@ async def _parsed(numbered: Numbered, batch: int, dimension: int | None) -> Batc
     """
     tally: Counter[str] = Counter()
     items: list[Item] = []
+    size_bytes = 0
     async for number, line in numbered:
         item = read_line(number, line, dimension=dimension)
         if isinstance(item, End):
             break
         tally[kind_of(item)] += 1
         items.append(item)
-        if len(items) >= batch:
+        size_bytes += len(line)
+        if len(items) >= batch or size_bytes >= BATCH_BYTES:
             yield items
-            items = []
+            items, size_bytes = [], 0
     else:
         raise ConfigError("the lines stop before their end: what follows was cut off")
     _require_whole(item, _end(tally))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def test_add_search_list_delete(ollama: ScriptedOllama, capsys: CaptureFixture[s
     """The straight way through the commands, as JSON."""
     (turn_id,) = ran(capsys, "add", "I'm allergic to peanuts", "--user", "alice")["turn_ids"]
     (hit,) = ran(capsys, "search", "peanuts", "-u", "alice")["hits"]
-    assert (hit["memory"]["id"], hit["score"], hit["memory"]["kind"]) == (turn_id, 1.0, "turn")
+    assert (hit["memory"]["id"], hit["score"] > 0.9, hit["memory"]["kind"]) == (turn_id, True, "turn")
     assert ran(capsys, "search", "peanuts", "-u", "bob")["hits"] == []
     assert [m["id"] for m in ran(capsys, "list", "-u", "alice")["items"]] == [turn_id]
     assert ran(capsys, "delete", turn_id) == {"deleted": turn_id}
@@ -54,7 +55,7 @@ def test_the_same_for_people(ollama: ScriptedOllama, capsys: CaptureFixture[str]
     assert run(["search", "tea", "--user", "nobody"]) == 0
     out, err = capsys.readouterr()
     assert "stored 1 turn in" in out
-    assert "1.00  20" in out
+    assert re.search(r"^0\.9\d  20", out, re.MULTILINE)
     assert out.count("user: I like tea") == 2
     assert "nothing found" in err
 

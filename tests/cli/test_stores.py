@@ -57,12 +57,41 @@ def test_copy(full: Path, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
     """A copy has it all, and copying again finds nothing new; results are told to programs and to people."""
     target = tmp_path / "new" / "copy.db"
     report = {"source": str(full), "target": str(target), "turns": 1000, "facts": 0, "jobs": 1, "new": 1000}
+    report |= {"differing": 0, "examples": []}
     assert ran(capsys, "store", "copy", str(full), f"sqlite:///{target}") == report
     assert held(full) == held(target)
     assert run(["store", "copy", str(full), str(target)]) == 0
     out, err = capsys.readouterr()
     assert "turns: 1,000, facts: 0, new of these: 0, jobs: 1" in out
     assert err == ""
+
+
+def test_copy_tells_what_differs(full: Path, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    """What the target has in another state stays as it is; it is counted and named, and the exit code is 1."""
+    target = tmp_path / "copy.db"
+    assert run(["store", "copy", str(full), str(target)]) == 0
+    files.execute(target, "UPDATE memories SET metadata = '{}' WHERE seq <= 12")
+    before, ids = held(target), [one.memory.id for one in held(target)[:10]]
+    files.execute(full, "UPDATE memories SET speaker = 'Ann' WHERE seq <= 12")
+    capsys.readouterr()
+    assert run(["store", "copy", str(full), str(target)]) == FAILED
+    out = capsys.readouterr().out
+    assert "12 memories are there in another state" in out
+    assert run(["store", "copy", str(full), str(target), "--json"]) == FAILED
+    report = json.loads(capsys.readouterr().out)
+    assert (report["new"], report["differing"], report["examples"]) == (0, 12, ids)
+    assert held(target) == before
+
+
+def test_a_store_is_not_copied_to_itself(
+    full: Path, tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch
+) -> None:
+    """By whatever names it goes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.db").symlink_to(full)
+    for other in (str(full), "full.db", f"sqlite:///{full}", "link.db", "./x/../full.db"):
+        assert run(["store", "copy", str(full), other]) == USAGE
+        assert "the same store" in capsys.readouterr().err
 
 
 def test_check(full: Path, capsys: CaptureFixture[str]) -> None:

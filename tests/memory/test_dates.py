@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.locomo_dates import read_answer, score
-from ollama_async_mem.memory.dates import DateRange, find_dates, spans
+from ollama_async_mem.memory.dates import find_dates, spans
 from ollama_async_mem.memory.dates.words import KINDS, LEADING, NAMING, listed
 
 if TYPE_CHECKING:
     from ollama_async_mem.memory.dates.spans import Kind
+    from ollama_async_mem.records import DateRange
 
 WEDNESDAY = date(2023, 7, 12)
 

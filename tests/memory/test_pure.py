@@ -1,22 +1,17 @@
-"""The pure parts of the memory: messages, ranking, context, extraction prompt, grounding."""
+"""The pure parts of the memory: messages and context."""
 
 from __future__ import annotations
 
-import itertools
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.memory.checks import as_time, require_scope
 from ollama_async_mem.memory.context import line, memory_block, pack, tokens
-from ollama_async_mem.memory.extract import PORTION_CHARS, Statement, extraction_messages, portions
-from ollama_async_mem.memory.ground import source_of
-from ollama_async_mem.memory.messages import as_messages, as_time, require_scope
-from ollama_async_mem.memory.rank import fuse, min_max
-from ollama_async_mem.records import Candidate, Hit, Message, Scope, Turn, new_id
+from ollama_async_mem.memory.messages import as_messages
+from ollama_async_mem.records import Message, Scope, Turn, new_id
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -102,47 +97,14 @@ def test_ids_sort_by_time() -> None:
     assert all(i[14] == "7" and i[19] in "89ab" for i in ids)
 
 
-@given(st.lists(st.floats(-1e6, 1e6)))
-def test_min_max_scales_to_the_unit_interval(scores: list[float]) -> None:
-    """Scaled scores lie in 0..1, keep their order, and the best is 1."""
-    scaled = min_max(scores)
-    assert all(0 <= s <= 1 for s in scaled)
-    assert max(scaled, default=1) == 1
-    order = sorted(range(len(scores)), key=scores.__getitem__)
-    assert all(scaled[a] <= scaled[b] for a, b in itertools.pairwise(order))
-
-
-def test_fusion_sums_what_both_indexes_say() -> None:
-    """A memory that both indexes like beats those that one likes best."""
-    both, dense, words, low = (turn(t) for t in ("both", "dense", "words", "low"))
-    hits = fuse(
-        {
-            "dense": [Candidate(dense, 0.9), Candidate(both, 0.8), Candidate(low, 0.1)],
-            "keyword": [Candidate(words, 9.0), Candidate(both, 8.0), Candidate(low, 1.0)],
-        },
-        limit=10,
-    )
-    assert hits[0].memory == both
-    assert hits[0].score == pytest.approx(0.4375 * 2)
-    assert set(hits[0].parts) == {"dense", "keyword"}
-    assert hits[-1].score == 0
-    assert len(hits) == 4
-
-
-def test_one_index_alone_still_scores_to_one() -> None:
-    """Where an index could not be asked, the other has all the weight."""
-    hits = fuse({"keyword": [Candidate(turn("a"), 3.0), Candidate(turn("b"), 1.0)]}, limit=1)
-    assert [(h.text, h.score) for h in hits] == [("a", 1.0)]
-    assert fuse({}, limit=5) == ()
-
-
 def test_context_is_dated_in_order_and_within_its_budget() -> None:
     """The best hits that fit are written oldest first."""
     old, new, long = turn("old", at=NOON), turn("new", at=NOON + timedelta(days=1)), turn("x" * 900)
-    hits = [Hit(new, 1.0), Hit(long, 0.9), Hit(old, 0.5)]
-    assert pack(hits, max_tokens=30) == "[2026-05-01] user: old\n[2026-05-02] user: new"
-    assert pack(hits, max_tokens=3) == ""
-    assert tokens(pack(hits, max_tokens=1000)) <= 1000
+    best = [new, long, old]
+    assert pack(best, max_tokens=30) == "[1 May 2026] user: old\n[2 May 2026] user: new"
+    assert pack(best, max_tokens=30, known=["new"]) == "[1 May 2026] user: old"
+    assert pack(best, max_tokens=3) == ""
+    assert tokens(pack(best, max_tokens=1000)) <= 1000
 
 
 def test_a_stored_text_cannot_leave_its_line_or_block() -> None:
@@ -152,48 +114,3 @@ def test_a_stored_text_cannot_leave_its_line_or_block() -> None:
     assert "\n" not in text
     assert block.count("</memories>") == 1
     assert block.endswith("</memories>")
-
-
-def test_turns_are_portioned_whole() -> None:
-    """Every turn is in one portion, in order, and no portion is over the limit unless one turn is."""
-    turns = [turn("x" * size) for size in (3000, 3000, 1, PORTION_CHARS * 2, 5)]
-    parts = portions(turns)
-    assert [t for part in parts for t in part] == turns
-    assert [len(part) for part in parts] == [2, 1, 1, 1]
-    assert portions([]) == []
-
-
-def test_the_prompt_numbers_and_dates_the_lines() -> None:
-    """The model sees each turn on one numbered, dated line with its speaker."""
-    system, user = extraction_messages([turn("I like\ntea", speaker="Ann"), turn("ok")])
-    assert user["content"] == "[1] (2026-05-01) Ann: I like tea\n[2] (2026-05-01) user: ok"
-    assert tokens(system["content"]) < 600
-
-
-TURNS = [
-    turn("Morning! I finally adopted a cat, her name is Pixel.", speaker="Mia"),
-    turn("She was born on 3 May, so she is 2 years old.", speaker="Mia"),
-]
-
-
-@pytest.mark.parametrize(
-    ("statement", "source"),
-    [
-        (Statement(1, "I finally adopted a cat", "Mia adopted a cat named Pixel."), 0),
-        (Statement(2, "adopted a CAT,  her name", "Mia has a cat."), 0),  # wrong line, the quote decides
-        (Statement(2, "she is 2 years old", "Mia's cat is 2 years old."), 1),
-        (Statement(2, "she is 2 years old", "She is 2 years old."), 1),
-        (Statement(2, "she is 2 years old", "She is 3 years old."), 1),  # 3 stands in the turn, as a date
-        (Statement(2, "she is 2 years old", "She is 7 years old."), None),
-        (Statement(1, "I adopted a dog", "Mia adopted a dog."), None),
-        (Statement(1, "I finally adopted a cat", "Mia works for the government in Berlin."), None),
-        (Statement(1, "", "Mia adopted a cat."), None),
-        (Statement(1, "I finally adopted a cat", " "), None),
-        (Statement(9, "I finally adopted a cat", "Mia adopted a cat."), None),
-        (Statement(0, "I finally adopted a cat", "Mia adopted a cat."), None),
-    ],
-)
-def test_only_what_was_said_is_kept(statement: Statement, source: int | None) -> None:
-    """A statement needs a quote that is there, and words and numbers that were said."""
-    found = source_of(statement, TURNS)
-    assert found == (None if source is None else TURNS[source])

@@ -36,7 +36,7 @@ async def test_what_is_added_is_found_at_once(memory: Callable[..., Memory]) -> 
         added = await mem.add("I'm allergic to peanuts", user_id="alice", metadata={"from": "test"})
         found = await mem.search("peanuts", user_id="alice", limit=5)
         assert [hit.id for hit in found] == [added.turns[0].id]
-        assert (found.hits[0].score, found.degraded) == (1.0, ())
+        assert (found.hits[0].score > 0.9, found.degraded) == (True, ())
         assert await mem.get(added.turns[0].id) == added.turns[0]
         assert added.turns[0].metadata == {"from": "test"}
 
@@ -70,12 +70,13 @@ async def test_speakers_and_times_are_kept(memory: Callable[..., Memory]) -> Non
     """Names, per-message times and the call's time are stored; context writes them down in order."""
     async with memory() as mem:
         messages: list[Any] = [
-            {"role": "user", "name": "Ann", "content": "tea in May", "timestamp": "2026-05-01T10:00:00Z"},
-            Message(role="assistant", content="tea in March"),
+            {"role": "user", "name": "Ann", "content": "tea with Bob yesterday", "timestamp": "2026-05-01T10:00:00Z"},
+            Message(role="assistant", content="tea for all"),
         ]
         await mem.add(messages, user_id="a", timestamp="2026-03-01", infer=False)
         assert await mem.context("tea", user_id="a") == (
-            "[2026-03-01] assistant: tea in March\n[2026-05-01] Ann: tea in May"
+            "[1 March 2026] assistant: tea for all\n"
+            "[1 May 2026] Ann: tea with Bob yesterday (yesterday = 30 April 2026)"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +13,7 @@ from ollama_async_mem.records import (
     EmbeddingSpace,
     Fact,
     Job,
+    Reinforcement,
     Scope,
     Selection,
     StoredJob,
@@ -24,6 +24,7 @@ from ollama_async_mem.records import (
 )
 from stores.samples import (
     ALICE,
+    DATES,
     DIMENSION,
     FAR_OFF,
     LEASE,
@@ -96,23 +97,23 @@ async def make_world(store: MemoryStore, folder: str = "/nowhere") -> World:
     await add(store, said, expired)
     await learn(store, known)
     for name in ("dead", "held", "queued"):
-        await add(store, turn(name), turn(f"{name} too"), extract=True)
-    await store.release_job(await claim(store), error="hopeless", retry_at=None)
+        await add(store, turn(name, Scope(name)), turn(f"{name} too", Scope(name)), extract=True)
+    await store.release_jobs([await claim(store)], error="hopeless", retry_at=None)
     return World(said, expired, known, await claim(store), folder)
 
 
 async def clear(store: MemoryStore) -> None:
     """Take all memories and jobs out of a store."""
     await store.revive_jobs()
-    while job := await store.claim_job(now=FAR_OFF, lease=LEASE):
-        await store.finish_job(job, [], [], model=MODEL)
+    while jobs := await store.claim_jobs(now=FAR_OFF, lease=LEASE, limit=100):
+        await store.finish_jobs(jobs, [], [], model=MODEL)
     await store.delete_all(EVERYTHING)
 
 
 async def state(store: MemoryStore) -> list[Any]:
     """All that a store holds, but for ids and the times of its own clock: two that did the same have the same state."""
     memories = [
-        (one.memory.text, one.memory.metadata, one.memory.expires_at, links(one.memory), kinds(one.events), one.vector)
+        (one.memory.text, one.memory.metadata, one.memory.dates, links(one.memory), kinds(one.events), one.vector)
         for one in await dump_all(store)
     ]
     jobs = [(job.state, job.attempts, job.due_at, job.error) for job in await store.unfinished_jobs()]
@@ -121,7 +122,7 @@ async def state(store: MemoryStore) -> list[Any]:
 
 
 def links(memory: Any) -> Any:
-    return (len(memory.turn_ids), memory.valid_to) if isinstance(memory, Fact) else None
+    return (len(memory.turn_ids), memory.valid_to) if isinstance(memory, Fact) else memory.expires_at
 
 
 def kinds(events: Any) -> list[str]:
@@ -133,7 +134,7 @@ async def _add(store: MemoryStore, _: World) -> None:
 
 
 async def _update(store: MemoryStore, world: World) -> None:
-    change = Change(text="pistachio", metadata={"b": 2}, expires_at=FAR_OFF)
+    change = Change(text="pistachio", metadata={"b": 2}, expires_at=FAR_OFF, dates=DATES)
     await store.update(world.said.id, change, vector=axis(0, 1), model=MODEL)
 
 
@@ -147,7 +148,9 @@ async def _dense(store: MemoryStore, _: World) -> None:
 
 async def _finish(store: MemoryStore, world: World) -> None:
     facts, ends = [fact("new"), fact("newer")], [Supersession(fact_id=world.known.id, valid_to=LONG_AGO)]
-    await store.finish_job(world.held, facts, [axis(1), axis(0, 1)], model=MODEL, superseded=ends)
+    again = [Reinforcement(fact_id=world.known.id, turn_ids=world.held.turn_ids, at=START)]
+    vectors = [axis(1), axis(0, 1)]
+    await store.finish_jobs([world.held], facts, vectors, model=MODEL, superseded=ends, reinforced=again)
 
 
 async def _load(store: MemoryStore, world: World) -> None:
@@ -170,15 +173,16 @@ CALLS: dict[str, Callable[[MemoryStore, World], Awaitable[Any]]] = {
     "get": lambda store, world: store.get(world.said.id),
     "get_many": lambda store, world: store.get_many([world.said.id, world.known.id]),
     "list": lambda store, _: store.list(Selection(), limit=2),
-    "neighbours": lambda store, world: store.neighbours(world.said.id),
+    "neighbours": lambda store, world: store.neighbours([world.said.id, *world.held.turn_ids]),
     "history": lambda store, world: store.history(world.said.id),
     "counts": lambda store, _: store.counts(ALICE),
     "scopes": lambda store, _: store.scopes(Scope(), limit=2),
     "statistics": lambda store, _: store.statistics(),
-    "claim_job": lambda store, _: store.claim_job(now=START, lease=LEASE),
-    "finish_job": _finish,
-    "release_job": lambda store, world: store.release_job(world.held, error="away", retry_at=START + timedelta(days=1)),
-    "return_job": lambda store, world: store.return_job(world.held),
+    "claim_jobs": lambda store, _: store.claim_jobs(now=START, lease=LEASE, limit=2),
+    "renew_jobs": lambda store, world: store.renew_jobs([world.held], now=START, lease=2 * LEASE),
+    "finish_jobs": _finish,
+    "release_jobs": lambda store, world: store.release_jobs([world.held], error="away", retry_at=FAR_OFF),
+    "return_jobs": lambda store, world: store.return_jobs([world.held]),
     "revive_jobs": lambda store, _: store.revive_jobs(),
     "pending_jobs": lambda store, _: store.pending_jobs(),
     "unfinished_jobs": lambda store, _: store.unfinished_jobs(),

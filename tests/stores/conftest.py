@@ -85,10 +85,11 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], M
     """A factory of stores that are empty; the test opens them."""
     if request.param == "postgres":
         url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_schema")
-        return lambda: PostgresStore(url, schema=schema)
+        return lambda: PostgresStore(url, schema=schema, partitions=PARTITIONS)
     urls = {"file": f"sqlite:///{tmp_path / 'memory.db'}", "memory": "sqlite://"}
     return lambda: open_store(urls[request.param])
 
 
-TABLES = ("memories", "events", "jobs", "meta")
+TABLES = ("ids", "memories", "events", "jobs", "meta")
+PARTITIONS = int(os.environ.get("STORE_PARTITIONS", "0")) or None  # to run the contract on a schema that has some
 _numbers = count()

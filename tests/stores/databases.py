@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-__all__ = ["database_name", "execute", "locked", "somebody_waits"]
+__all__ = ["Explaining", "database_name", "execute", "explained", "locked", "somebody_waits"]
 
 TABLE = "ollama_async_mem.memories"
 
@@ -41,6 +42,58 @@ async def locked(url: str) -> AsyncIterator[None]:
         yield
     finally:
         await connection.close()
+
+
+class Explaining:
+    """A connection in a transaction that first does each statement for its plan alone."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.plans = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def fetch(self, sql: str, *values: Any) -> Any:
+        await self._explain(sql, values)
+        return await self._connection.fetch(sql, *values)
+
+    async def fetchrow(self, sql: str, *values: Any) -> Any:
+        await self._explain(sql, values)
+        return await self._connection.fetchrow(sql, *values)
+
+    async def fetchval(self, sql: str, *values: Any) -> Any:
+        await self._explain(sql, values)
+        return await self._connection.fetchval(sql, *values)
+
+    async def execute(self, sql: str, *values: Any) -> Any:
+        await self._explain(sql, values)
+        return await self._connection.execute(sql, *values)
+
+    async def _explain(self, sql: str, values: Sequence[Any]) -> None:
+        await self._connection.execute("SAVEPOINT before")
+        self.plans += "".join(f"{row[0]}\n" for row in await self._connection.fetch(f"EXPLAIN ANALYZE {sql}", *values))
+        await self._connection.execute("ROLLBACK TO before")
+
+    @property
+    def parts(self) -> set[int]:
+        """The partitions that were looked into."""
+        return {int(found[1]) for found in _LOOKED_INTO.finditer(self.plans)}
+
+
+async def explained(store: Any, call: Callable[[Explaining], Awaitable[object]]) -> Explaining:
+    """Do something with a connection of a store; what comes back knows how."""
+
+    async def look(connection: Any) -> Explaining:
+        explaining = Explaining(connection)
+        await call(explaining)
+        return explaining
+
+    done: Explaining = await store._pool.write(look)
+    return done
+
+
+_LOOKED_INTO = re.compile(r"Scan.* on (?:memories|events)_(\d+) .*\(actual")
 
 
 async def somebody_waits(url: str) -> None:

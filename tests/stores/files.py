@@ -179,7 +179,7 @@ def claim_all(path: str) -> None:
 
     async def main() -> None:
         async with open_store(path) as store:
-            while (job := await store.claim_job(now=START, lease=LEASE)) is not None:
-                print(job.id, flush=True)  # noqa: T201 - the parent compares them
+            while jobs := await store.claim_jobs(now=START, lease=LEASE, limit=1):
+                print(jobs[0].id, flush=True)  # noqa: T201 - the parent compares them
 
     asyncio.run(main())

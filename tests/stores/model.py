@@ -13,20 +13,19 @@ import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
 from ollama_async_mem.errors import RecordNotFound, StoreError
 from ollama_async_mem.records import (
     Candidate,
-    Counts,
     EmbeddingSpace,
     Event,
     Fact,
     Job,
     JobStatus,
     Page,
+    Reinforcement,
     Scope,
-    ScopeCounts,
     Selection,
-    Statistics,
     StoredJob,
     StoredMemory,
     Supersession,
@@ -139,7 +138,7 @@ class ModelStore:
             if vector is None:
                 raise StoreError("a new text came without a vector")
             event = replace(event, old=row.memory.text, new=change.text)
-            row.memory = replace(row.memory, text=change.text)
+            row.memory = replace(row.memory, text=change.text, dates=change.dates)
         if vector is not None:
             row.vector = unit(vector)
         if change.metadata is not UNSET:
@@ -230,17 +229,11 @@ class ModelStore:
         more = str(start + limit) if len(memories) > start + limit else None
         return Page(tuple(memories[start : start + limit]), more)
 
-    async def neighbours(self, turn_id: str, *, before: int = 1, after: int = 1) -> builtins.list[Turn]:
-        turn, now = self._row(turn_id).memory, datetime.now(UTC)
-        if not isinstance(turn, Turn):
-            raise RecordNotFound(turn_id)
+    async def neighbours(
+        self, turn_ids: Sequence[str], *, before: int = 1, after: int = 1
+    ) -> dict[str, builtins.list[Turn]]:
         turns = [row.memory for row in self._rows.values() if isinstance(row.memory, Turn)]
-        near = [
-            t for t in turns if t.scope == turn.scope and (t.id == turn_id or not t.expires_at or t.expires_at > now)
-        ]
-        near.sort(key=lambda t: (t.at, t.id))
-        place = [t.id for t in near].index(turn_id)
-        return near[max(place - before, 0) : place] + near[place + 1 : place + 1 + after]
+        return {turn.id: around(turn, turns, before, after) for turn in turns if turn.id in turn_ids}
 
     async def history(self, memory_id: str) -> builtins.list[Event]:
         past = self._past.get(memory_id, [])
@@ -279,14 +272,20 @@ class ModelStore:
             space=self._space,
         )
 
-    async def claim_job(self, *, now: datetime, lease: timedelta) -> Job | None:
-        for job in self._jobs.values():
-            if job.state == "queued" and (job.due is None or job.due <= now):
-                job.claim, job.attempts, job.due, job.is_held = job.claim + 1, job.attempts + 1, now + lease, True
-                return Job(
-                    id=job.id, scope=job.scope, turn_ids=tuple(job.turn_ids), attempts=job.attempts, claim=job.claim
-                )
-        return None
+    async def claim_jobs(self, *, now: datetime, lease: timedelta, limit: int) -> builtins.list[Job]:
+        waiting = [job for job in self._jobs.values() if job.due and job.due > now]
+        held = {job.scope for job in waiting if job.is_held}
+        queued = [job for job in self._jobs.values() if job.state == "queued" and job not in waiting]
+        due = [job for job in queued if job.scope not in held]
+        taken = [job for job in due if job.scope == due[0].scope][:limit]
+        for job in taken:
+            job.claim, job.attempts, job.due, job.is_held = job.claim + 1, job.attempts + 1, now + lease, True
+        return [msgspec.convert(job, Job, from_attributes=True) for job in taken]
+
+    async def renew_jobs(self, jobs: Sequence[Job], *, now: datetime, lease: timedelta) -> None:
+        for held in [self._held(job) for job in jobs]:
+            if held is not None:
+                held.due = now + lease
 
     def _held(self, job: Job) -> Task | None:
         if job.id not in self._jobs and job.id not in self._finished:
@@ -294,34 +293,53 @@ class ModelStore:
         held = self._jobs.get(job.id)
         return held if held and held.is_held and held.claim == job.claim else None
 
-    async def finish_job(
+    async def finish_jobs(
         self,
-        job: Job,
+        jobs: Sequence[Job],
         facts: Sequence[Fact],
         vectors: Sequence[Vector],
         *,
         model: str,
         superseded: Sequence[Supersession] = (),
-    ) -> None:
-        if self._held(job) is None:
-            return
+        reinforced: Sequence[Reinforcement] = (),
+    ) -> bool:
+        if None in [self._held(job) for job in jobs]:
+            return False
         kept = [i for i, fact in enumerate(facts) if self._present(fact.turn_ids) or not fact.turn_ids]
         self._insert([facts[i] for i in kept], [unit(vectors[i]) for i in kept], model)
         skipped = {fact.id for fact in facts} - {facts[i].id for i in kept}
         for said in superseded:
             if said.by not in skipped:
                 self._end(said)
-        del self._jobs[job.id]
-        self._finished.add(job.id)
+        for again in reinforced:
+            self._reinforce(again)
+        for job in jobs:
+            self._finish(job.id)
+        return True
 
-    async def release_job(self, job: Job, *, error: str, retry_at: datetime | None) -> None:
-        if (held := self._held(job)) is not None:
-            held.state, held.error = "dead" if retry_at is None else "queued", error
-            held.due, held.is_held = retry_at, False
+    def _reinforce(self, said: Reinforcement) -> None:
+        row = self._rows.get(said.fact_id)
+        if row is None or not isinstance(row.memory, Fact):
+            return
+        turn_ids = tuple(dict.fromkeys((*row.memory.turn_ids, *self._present(said.turn_ids))))
+        if len(turn_ids) > len(row.memory.turn_ids):
+            row.memory = replace(row.memory, turn_ids=turn_ids)
+            row.events.append(Event(memory_id=said.fact_id, kind="reinforced", at=said.at, cause=said.cause))
 
-    async def return_job(self, job: Job) -> None:
-        if (held := self._held(job)) is not None:
-            held.attempts, held.due, held.is_held = held.attempts - 1, None, False
+    def _finish(self, job_id: str) -> None:
+        del self._jobs[job_id]
+        self._finished.add(job_id)
+
+    async def release_jobs(self, jobs: Sequence[Job], *, error: str, retry_at: datetime | None) -> None:
+        for held in [self._held(job) for job in jobs]:
+            if held is not None:
+                held.state, held.error = "dead" if retry_at is None else "queued", error
+                held.due, held.is_held = retry_at, False
+
+    async def return_jobs(self, jobs: Sequence[Job]) -> None:
+        for held in [self._held(job) for job in jobs]:
+            if held is not None:
+                held.attempts, held.due, held.is_held = held.attempts - 1, None, False
 
     async def revive_jobs(self) -> int:
         dead = [job for job in self._jobs.values() if job.state == "dead"]
@@ -376,6 +394,15 @@ class ModelStore:
 
     async def check(self) -> builtins.list[str]:
         return []
+
+
+def around(turn: Turn, turns: Iterable[Turn], before: int, after: int) -> list[Turn]:
+    """The turns of the same scope next to one, but expired ones."""
+    now = datetime.now(UTC)
+    near = [t for t in turns if t.scope == turn.scope and (t is turn or not t.expires_at or t.expires_at > now)]
+    near.sort(key=lambda t: (t.at, t.id))
+    place = near.index(turn)
+    return near[max(place - before, 0) : place] + near[place + 1 : place + 1 + after]
 
 
 def unit(vector: Vector) -> Vector:

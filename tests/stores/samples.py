@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ollama_async_mem.records import Fact, Job, Scope, Selection, Turn, new_id
+from ollama_async_mem.records import DateRange, Fact, Job, Scope, Selection, Turn, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +29,10 @@ LEASE = timedelta(minutes=1)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)  # before every clock on which the tests run, and the other one after it
 FAR_OFF = datetime(2100, 1, 1, tzinfo=UTC)
 NO_JOB = Job(id="nope", scope=ALICE, turn_ids=(), attempts=1)
+DATES = (
+    DateRange(date(2026, 2, 27), date(2026, 2, 27), "day", "last Friday \0\ufffd", (0, 11)),
+    DateRange(date(1, 1, 1), date(9999, 12, 31), "span", "", (3, 3)),
+)
 
 
 def turn(text: str = "hello", scope: Scope = ALICE, *, minute: float = 0, **fields: Any) -> Turn:
@@ -97,14 +101,13 @@ async def learn(store: MemoryStore, *facts: Fact, vector: Vector | None = None) 
     seed = turn("seed", Scope("seed"))
     await add(store, seed, extract=True)
     vectors = [axis(1) if vector is None else vector] * len(facts)
-    await store.finish_job(await claim(store), facts, vectors, model=MODEL)
+    await store.finish_jobs([await claim(store)], facts, vectors, model=MODEL)
     await store.delete(seed.id)
 
 
 async def claim(store: MemoryStore, now: datetime = START) -> Job:
     """Claim the job that must be due."""
-    job = await store.claim_job(now=now, lease=LEASE)
-    assert job is not None
+    (job,) = await store.claim_jobs(now=now, lease=LEASE, limit=1)
     return job
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import EmbeddingMismatch, RecordNotFound, StoreError
 from ollama_async_mem.filters import parse_filters
-from ollama_async_mem.records import Change, Counts, Event, Fact, Scope, Selection, Supersession
+from ollama_async_mem.records import Change, Event, Fact, Scope, Selection, Supersession
 from stores.samples import (
     ALICE,
     BOB,
+    DATES,
     DIMENSION,
     FAR_OFF,
     LONG_AGO,
@@ -53,6 +55,24 @@ def event(memory: MemoryRecord, kind: Any, **fields: Any) -> Event:
 
 
 # Updating
+
+
+async def test_dates_are_those_of_the_text(make_store: MakeStore) -> None:
+    """A new text brings its own dates, or names none; without a new text they stay. Filters do not see them."""
+    said, halves = turn(dates=DATES), replace(DATES[0], text="\ud800 Friday")
+    async with make_store() as store:
+        await add(store, said)
+        kept = await store.update(said.id, Change(metadata={"a": 1}, dates=DATES[1:]))
+        assert kept.dates == DATES
+        new = await store.update(said.id, Change(text="other", dates=(halves,)), vector=axis(1), model=MODEL)
+        assert (
+            new
+            == await store.get(said.id)
+            == replace(kept, text="other", dates=(replace(halves, text="\ufffd Friday"),))
+        )
+        without = await store.update(said.id, Change(text="peanut"), vector=axis(1), model=MODEL)
+        assert without == await store.get(said.id) == replace(kept, text="peanut", dates=())
+        assert await found(store, where=parse_filters({"dates": {"exists": False}})) == ["peanut"]
 
 
 async def test_a_new_text_is_found_by_its_words_and_vector(make_store: MakeStore) -> None:
@@ -248,9 +268,8 @@ async def test_a_selection_is_deleted(make_store: MakeStore) -> None:
     async with make_store() as store:
         await add(store, *said, extract=True)
         await add(store, turn("peanut gone", expires_at=LONG_AGO), turn("peanut bob", BOB))
-        job = await store.claim_job(now=START, lease=timedelta(minutes=1))
-        assert job
-        await store.return_job(job)
+        (job,) = await store.claim_jobs(now=START, lease=timedelta(minutes=1), limit=1)
+        await store.return_jobs([job])
         big = Selection(scope=ALICE, where=parse_filters({"n": {"gte": 2}}))
         assert await store.delete_all(Selection(scope=Scope("nobody"))) == 0
         assert await store.delete_all(big, actor="Zoë", cause="asked") == 2
@@ -261,9 +280,8 @@ async def test_a_selection_is_deleted(make_store: MakeStore) -> None:
             event(said[3], "deleted", actor="Zoë", cause="asked"),
         ]
         assert [job.turn_ids for job in await store.dump_jobs(Scope())] == [(said[0].id, said[1].id)]
-        job = await store.claim_job(now=START, lease=timedelta(minutes=1))
-        assert job
-        await store.finish_job(job, [known], [axis(1)], model=MODEL)
+        (job,) = await store.claim_jobs(now=START, lease=timedelta(minutes=1), limit=1)
+        await store.finish_jobs([job], [known], [axis(1)], model=MODEL)
         assert await store.delete_all(Selection(scope=ALICE, kinds=("turn",), everything=True)) == 3
         assert await store.get(known.id) == replace(known, turn_ids=())
         assert await store.delete_all(Selection()) == 2

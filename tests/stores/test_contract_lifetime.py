@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from client.backends import Suspending
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
 from ollama_async_mem.ports import MemoryStore
-from ollama_async_mem.records import Counts, Scope, Selection
+from ollama_async_mem.records import Scope, Selection
 from ollama_async_mem.stores import open_store
 from stores.calls import CALLS, NOWHERE, World, clear, make_world, state
 from stores.samples import (
     ALICE,
     BOB,
+    LEASE,
     LONG_AGO,
     MODEL,
+    START,
     about,
     add,
     axis,
@@ -51,8 +54,13 @@ WRONG: list[Callable[[MemoryStore], Awaitable[Any]]] = [
     lambda store: store.scopes(Scope(), limit=0),
     lambda store: store.unfinished_jobs(limit=0),
     lambda store: store.dump(Scope("nobody"), limit=0),
-    lambda store: store.neighbours("nope", before=-1),
-    lambda store: store.neighbours("nope", after=-1),
+    lambda store: store.neighbours(["nope"], before=-1),
+    lambda store: store.neighbours(["nope"], after=-1),
+    lambda store: store.neighbours(["nope"], after=0.5),  # type: ignore[arg-type]
+    lambda store: store.list(Selection(), limit=1.5),  # type: ignore[arg-type]
+    lambda store: store.dump(Scope(), limit="5"),  # type: ignore[arg-type]
+    lambda store: store.claim_jobs(now=START, lease=LEASE, limit=True),
+    lambda store: store.unfinished_jobs(limit=None),  # type: ignore[arg-type]
     lambda store: store.list(Selection(), limit=1, sort="text"),  # type: ignore[arg-type]
     lambda store: store.list(DREAMS, limit=1),
     lambda store: store.dense_candidates(DREAMS, axis(1), model=MODEL, limit=1),
@@ -66,7 +74,7 @@ async def test_wrong_arguments_are_refused(make_store: MakeStore) -> None:
     async with make_store() as store:
         await add(store, turn("kept"))
         for call in WRONG:
-            with pytest.raises(ConfigError, match=r"at least|below|allowed"):
+            with pytest.raises(ConfigError, match=r"at least|below|allowed|whole number"):
                 await call(store)
         assert await everything(store, Scope()) == ["kept"]
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ollama_async_mem.errors import ConfigError, RecordNotFound
-from ollama_async_mem.records import Counts, EmbeddingSpace, Scope, ScopeCounts, Selection
+from ollama_async_mem.counts import Counts, ScopeCounts
+from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.records import EmbeddingSpace, Scope, Selection
 from stores.samples import (
     ALICE,
     BOB,
@@ -142,9 +143,15 @@ async def test_neighbours_are_the_turns_around_one(make_store: MakeStore) -> Non
     async with make_store() as store:
         await add(store, *said)
         for (turn_id, before, after), expected in asked.items():
-            around = await store.neighbours(turn_id, before=before, after=after)
-            assert "".join(t.text for t in around) == expected
-        assert [t.text for t in await store.neighbours("c")] == ["b", "d"]
+            around = await store.neighbours([turn_id], before=before, after=after)
+            assert {one: "".join(t.text for t in turns) for one, turns in around.items()} == {turn_id: expected}
+        around = await store.neighbours(["f", "c", "nope", "\ud800", "d", "c"])
+        assert {one: [t.text for t in turns] for one, turns in around.items()} == {
+            "f": ["e"],
+            "c": ["b", "d"],
+            "d": ["c", "e"],
+        }
+        assert await store.neighbours([]) == {}
 
 
 async def test_neighbours_are_of_exactly_the_scope(make_store: MakeStore) -> None:
@@ -157,10 +164,10 @@ async def test_neighbours_are_of_exactly_the_scope(make_store: MakeStore) -> Non
         await add(store, turn("expired", minute=4, expires_at=LONG_AGO), turn("still", minute=6, expires_at=FAR_OFF))
         known = fact("fact", at=middle.at)
         await learn(store, known)
-        around = await store.neighbours(middle.id, before=9, after=9)
-        assert [t.text for t in around] == ["before", "still", "after"]
-        with pytest.raises(RecordNotFound):
-            await store.neighbours(known.id)
+        around = await store.neighbours([middle.id, known.id], before=9, after=9)
+        assert {one: [t.text for t in turns] for one, turns in around.items()} == {
+            middle.id: ["before", "still", "after"]
+        }
 
 
 async def test_neighbours_of_what_expired(make_store: MakeStore) -> None:
@@ -168,7 +175,8 @@ async def test_neighbours_of_what_expired(make_store: MakeStore) -> None:
     gone = turn("gone", minute=1, expires_at=LONG_AGO)
     async with make_store() as store:
         await add(store, turn("before"), gone, turn("after", minute=2))
-        assert [t.text for t in await store.neighbours(gone.id)] == ["before", "after"]
+        around = await store.neighbours([gone.id])
+        assert [t.text for t in around[gone.id]] == ["before", "after"]
 
 
 # Counts
@@ -221,7 +229,7 @@ async def test_everything_is_counted(make_store: MakeStore) -> None:
         await learn(store, fact("g", valid_to=LONG_AGO, expires_at=LONG_AGO))
         for _ in range(3):
             await add(store, turn("h", BOB), extract=True)
-        await store.release_job(await claim(store), error="hopeless", retry_at=None)
+        await store.release_jobs([await claim(store)], error="hopeless", retry_at=None)
         await claim(store)
         assert await store.counts(ALICE) == Counts(2, 4)
         assert await store.counts(Scope()) == Counts(6, 4)

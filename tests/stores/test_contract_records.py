@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import EmbeddingMismatch, RecordNotFound, StoreError
 from ollama_async_mem.filters import parse_filters
-from ollama_async_mem.records import Change, Counts, EmbeddingSpace, Scope, Selection, Supersession, Turn
+from ollama_async_mem.records import Change, EmbeddingSpace, Scope, Selection, Supersession, Turn
 from stores.samples import (
     ALICE,
+    DATES,
     DIMENSION,
     FAR_OFF,
     LONG_AGO,
@@ -46,6 +48,7 @@ async def test_a_turn_comes_back_as_it_was(make_store: MakeStore) -> None:
         at=datetime(2026, 3, 1, 23, 30, 15, 123456, tzinfo=timezone(timedelta(hours=-5))),
         metadata={"source": {"page": 3}, "tags": ["a", None, 1.5]},
         expires_at=LONG_AGO,
+        dates=DATES,
     )
     async with make_store() as store:
         await add(store, said)
@@ -58,7 +61,8 @@ async def test_a_fact_comes_back_as_it_was(make_store: MakeStore) -> None:
     """`get` returns a fact equal to the one that was stored, its turns in the order given."""
     said = [turn(f"part {i}") for i in range(3)]
     ids = (said[2].id, said[0].id, said[1].id)
-    known = fact("It is so", turn_ids=ids, valid_to=LONG_AGO, expires_at=FAR_OFF, metadata={"n": 1}, quote="\0so")
+    ends: dict[str, Any] = {"valid_to": LONG_AGO, "expires_at": FAR_OFF}
+    known = fact("It is so", turn_ids=ids, metadata={"n": 1}, quote="\0so", dates=DATES[1:], **ends)
     async with make_store() as store:
         await add(store, *said)
         await learn(store, known)
@@ -173,7 +177,6 @@ async def test_an_unknown_id_is_not_found(make_store: MakeStore) -> None:
                 store.delete(unknown),
                 store.update(unknown, Change()),
                 store.supersede([Supersession(fact_id=unknown, valid_to=START)]),
-                store.neighbours(unknown),
                 store.history(unknown),
             ):
                 with pytest.raises(RecordNotFound):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import StoreError
 from ollama_async_mem.filters import parse_filters
-from ollama_async_mem.records import Counts, Scope, Selection, Supersession
+from ollama_async_mem.records import Scope, Selection, Supersession
 from stores.samples import (
     ALICE,
     BOB,

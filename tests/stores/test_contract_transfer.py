@@ -9,13 +9,26 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreError
 from ollama_async_mem.filters import parse_filters
-from ollama_async_mem.records import Change, Counts, EmbeddingSpace, Fact, Scope, Selection, Supersession
+from ollama_async_mem.records import (
+    Change,
+    EmbeddingSpace,
+    Fact,
+    Reinforcement,
+    Scope,
+    Selection,
+    StoredJob,
+    StoredMemory,
+    Supersession,
+    new_id,
+)
 from ollama_async_mem.stores import open_store
 from stores.samples import (
     ALICE,
     BOB,
+    DATES,
     DIMENSION,
     FAR_OFF,
     LEASE,
@@ -37,7 +50,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ollama_async_mem.ports import MemoryStore
-    from ollama_async_mem.records import StoredJob, StoredMemory
     from stores.samples import MakeStore
 
 SPACE = EmbeddingSpace(MODEL, DIMENSION)
@@ -47,7 +59,9 @@ async def fill(store: MemoryStore) -> None:
     """Memories of every kind, in many states, with histories and jobs."""
     rng = np.random.default_rng(3)
     scopes = [ALICE, BOB, Scope(), Scope("alice", "a\ud800"), Scope("'", None, "\0")]
-    said = [turn(f"peanut {i} \0 花", scope, minute=i, speaker="Zoë") for i, scope in enumerate(scopes * 3)]
+    said = [
+        turn(f"peanut {i} \0 花", scope, minute=i, speaker="Zoë", dates=DATES[:i]) for i, scope in enumerate(scopes * 3)
+    ]
     said.append(turn("expired", expires_at=LONG_AGO, metadata={"a\0": [1.5, None, {"b": "\0"}]}))
     said.append(turn("elsewhere", at=START.astimezone(timezone(timedelta(hours=-5)))))
     vectors = [rng.standard_normal(DIMENSION).astype(np.float32) for _ in said]
@@ -58,10 +72,13 @@ async def fill(store: MemoryStore) -> None:
     await store.update(said[0].id, Change(metadata={"a": 1}), cause="\0")
     await store.supersede([Supersession(fact_id=old.id, valid_to=LONG_AGO, by=new.id, cause="so")], actor="me")
     await store.delete(said[2].id, cause="asked")
+    await add(store, turn("again"), extract=True)
+    again = [Reinforcement(fact_id=new.id, turn_ids=(said[5].id,), at=START, cause="said again")]
+    await store.finish_jobs([await claim(store)], [], [], model=MODEL, reinforced=again)
     for i in range(4):
         await add(store, turn(f"job {i}", (ALICE, BOB)[i % 2]), turn("more", (ALICE, BOB)[i % 2]), extract=True)
-    await store.release_job(await claim(store), error="hopeless \0", retry_at=None)
-    await store.release_job(await claim(store), error="model away", retry_at=START + 99 * LEASE)
+    await store.release_jobs([await claim(store)], error="hopeless \0", retry_at=None)
+    await store.release_jobs([await claim(store)], error="model away", retry_at=START + 99 * LEASE)
     await claim(store)
 
 
@@ -132,9 +149,10 @@ async def test_a_dump_comes_from_any_other_store(make_store: MakeStore) -> None:
             await store.add_turns([turn()], [axis(1)], model="other")
         assert await store.delete_all(Selection(scope=BOB, everything=True)) == len(await everything(other, BOB))
         (known,) = [f for f in (await store.list(Selection(kinds=("fact",)), limit=9)).items if f.text == "new"]
-        (first,) = known.turn_ids if isinstance(known, Fact) else ()
+        assert isinstance(known, Fact)
+        first, second = known.turn_ids
         await store.delete(first)
-        assert await store.get(known.id) == replace(known, turn_ids=())
+        assert await store.get(known.id) == replace(known, turn_ids=(second,))
 
 
 async def test_facts_come_after_their_turns(make_store: MakeStore) -> None:
@@ -205,7 +223,7 @@ async def test_a_dumped_job_is_worked_off_elsewhere(make_store: MakeStore) -> No
             claimed = await claim(other)
             assert (claimed.id, claimed.scope, claimed.turn_ids) == (job.id, job.scope, job.turn_ids)
             assert claimed.attempts == job.attempts + 1
-            await other.finish_job(claimed, [], [], model=MODEL)
+            await other.finish_jobs([claimed], [], [], model=MODEL)
         assert await other.revive_jobs() == 1
         assert (await claim(other)).id == jobs[0].id
 
@@ -232,10 +250,23 @@ async def test_a_job_that_was_done_does_not_come_back(make_store: MakeStore) -> 
         stored, jobs = await dump_all(other), await other.dump_jobs(Scope())
         await store.load(stored, jobs, space=SPACE)
         known = fact("peanut", turn_ids=(stored[0].memory.id,))
-        await store.finish_job(await claim(store), [known], [axis(1)], model=MODEL)
+        await store.finish_jobs([await claim(store)], [known], [axis(1)], model=MODEL)
         assert await store.load(stored, jobs, space=SPACE) == 0
         assert await store.pending_jobs() == 0
         assert await store.check() == []
+
+
+@pytest.mark.parametrize("job_id", ["zzz", "ffffffff-ffff-7fff-bfff-ffffffffffff"])
+async def test_odd_ids_of_jobs_say_nothing_of_others(make_store: MakeStore, job_id: str) -> None:
+    """A job that was loaded with an id that none of ours has yet is worked off; others are not taken for finished."""
+    said = turn()
+    async with make_store() as store:
+        job = StoredJob(id=job_id, scope=ALICE, turn_ids=(said.id,))
+        await store.load([StoredMemory(memory=said, vector=axis(1).tobytes())], [job], space=SPACE)
+        await store.finish_jobs([await claim(store)], [], [], model=MODEL)
+        assert await store.pending_jobs() == 0
+        with pytest.raises(StoreError, match="no job"):
+            await store.job_status(new_id())
 
 
 async def test_what_cannot_be_loaded_changes_nothing(make_store: MakeStore) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.filters import parse_filters
-from ollama_async_mem.records import Change, Counts, Fact, Scope, Selection, Supersession, Turn
+from ollama_async_mem.records import Change, Fact, Reinforcement, Scope, Selection, Supersession, Turn
 from ollama_async_mem.stores.sqlite import SQLiteStore
 from stores.calls import opened
 from stores.samples import LEASE, LONG_AGO, MODEL, START, axis, dump_all, fact, turn
@@ -107,7 +108,9 @@ class User:
         assert {counts.scope for counts in await self.store.scopes(self.scope, limit=9)} <= {self.scope}
         if self.said:
             some = self.dice.choice([*self.said])
-            self.require_mine(await self.store.neighbours(some, before=3, after=3))
+            around = await self.store.neighbours([some, *self.said], before=3, after=3)
+            assert around.keys() == self.said.keys()
+            self.require_mine([one for turns in around.values() for one in turns])
 
     def require_mine(self, found: list[MemoryRecord] | list[Turn] | tuple[MemoryRecord, ...]) -> None:
         """Check that memories are of this scope and were said in it."""
@@ -115,30 +118,38 @@ class User:
         assert all(memory.text.endswith(f" {self.scope.user_id}") for memory in found)
 
 
-async def work(stores: list[MemoryStore], over: asyncio.Event) -> None:
+async def work(stores: list[MemoryStore], over: asyncio.Event, held: set[Scope]) -> None:
     """Turn jobs into facts that supersede an older one of the same scope, until there are none any more."""
     older: dict[Scope, str] = {}
     while True:
         is_over = over.is_set()
-        job = await stores[0].claim_job(now=START, lease=LEASE)
-        if job is None and is_over:
+        jobs = await stores[0].claim_jobs(now=START, lease=LEASE, limit=3)
+        if not jobs and is_over:
             return
-        if job is None:
+        if not jobs:
             await asyncio.sleep(0)
             continue
-        assert all(isinstance(memory, Turn) for memory in await stores[-1].get_many(job.turn_ids))
-        new = fact(f"peanut fact {job.scope.user_id}", job.scope, turn_ids=job.turn_ids[:1])
-        ends = [Supersession(fact_id=older[job.scope], valid_to=LONG_AGO, by=new.id)] if job.scope in older else []
-        await stores[-1].finish_job(job, [new], [axis(1, 1)], model=MODEL, superseded=ends)
-        older[job.scope] = new.id
+        (scope,) = {job.scope for job in jobs}
+        assert scope not in held  # the jobs of a scope are worked off one after the other
+        held.add(scope)
+        turn_ids = [turn_id for job in jobs for turn_id in job.turn_ids]
+        assert all(isinstance(memory, Turn) for memory in await stores[-1].get_many(turn_ids))
+        new = fact(f"peanut fact {scope.user_id}", scope, turn_ids=tuple(turn_ids[:1]))
+        ends = [Supersession(fact_id=older[scope], valid_to=LONG_AGO, by=new.id)] if scope in older else []
+        again = [Reinforcement(fact_id=older[scope], turn_ids=tuple(turn_ids), at=START)] if scope in older else []
+        held.remove(scope)
+        vectors = [axis(1, 1)]
+        assert await stores[-1].finish_jobs(jobs, [new], vectors, model=MODEL, superseded=ends, reinforced=again)
+        older[scope] = new.id
 
 
 async def live_together(stores: list[MemoryStore]) -> None:
     """Let all users live at once, with workers behind them; at the end each has what is theirs, and no one else's."""
     users, over = [User(name, stores) for name in USERS], asyncio.Event()
+    held: set[Scope] = set()
     async with asyncio.TaskGroup() as workers:
         for _ in range(2):
-            workers.create_task(work(stores, over))
+            workers.create_task(work(stores, over, held))
         async with asyncio.TaskGroup() as tasks:
             for user in users:
                 tasks.create_task(user.live())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, SchemaTooNew, StoreError
-from ollama_async_mem.records import Counts, Event, Fact, MemoryRecord, Scope, StoredJob, StoredMemory, Turn
+from ollama_async_mem.records import DateRange, Event, Fact, MemoryRecord, Scope, StoredJob, StoredMemory, Turn
 from ollama_async_mem.stores import open_store
 from ollama_async_mem.stores.transfer import CopyReport
 from stores.samples import ALICE, BOB, START, add, axis, dump_all, everything, turn
@@ -52,33 +53,52 @@ async def test_the_format() -> None:
     """Each line, letter by letter: files that were written once must be read for ever."""
     at = datetime(2026, 5, 1, 18, 30, tzinfo=timezone(timedelta(hours=-5)))
     said = Turn(id="t", scope=Scope("ann"), role="user", text="tea", at=at, created_at=START, metadata={"a": [1.5]})
-    known = Fact(id="f", scope=Scope("ann"), text="Tea.", at=START, created_at=START, quote="tea", turn_ids=("t",))
-    happened = Event(memory_id="f", kind="superseded", at=START, by="g")
-    job = StoredJob(id="j", scope=Scope("ann"), turn_ids=("t",), state="dead", attempts=3, error="away")
+    known = Fact(
+        id="f",
+        scope=Scope("ann"),
+        text="Tea.",
+        at=START,
+        created_at=START,
+        quote="tea",
+        turn_ids=("t",),
+        dates=(DateRange(date(2026, 2, 23), date(2026, 3, 1), "week", "this week", (4, 13)),),
+    )
+    happened = (
+        Event(memory_id="f", kind="reinforced", at=START, cause="said again"),
+        Event(memory_id="f", kind="superseded", at=START, by="g"),
+    )
+    first = Turn(id="s", scope=Scope("ann"), role="user", text="Tea?", at=START, created_at=START, speaker="Bob")
+    job = StoredJob(id="j", scope=Scope("ann"), turn_ids=("s",), state="dead", attempts=3, error="away")
     async with open_store("sqlite://") as store:
-        # The job first: turns that have facts need none
-        await store.load([StoredMemory(memory=said, vector=axis(1).tobytes())], [job], space=SPACE)
-        await store.load([StoredMemory(memory=known, vector=axis(0, 1).tobytes(), events=(happened,))], space=SPACE)
+        stored = [StoredMemory(memory=one, vector=axis(1).tobytes()) for one in (first, said)]
+        stored.append(StoredMemory(memory=known, vector=axis(0, 1).tobytes(), events=happened))
+        await store.load(stored, [job], space=SPACE)
         assert b"".join(await exported(store)).decode() == FORMAT
     async with open_store("sqlite://") as store:
         await imported(store, FORMAT.encode().splitlines())
-        assert [one.memory for one in await dump_all(store)] == [said, known]
-        assert await store.history("f") == [Event(memory_id="f", kind="added", at=START, new="Tea."), happened]
+        assert [one.memory for one in await dump_all(store)] == [first, said, known]
+        assert await store.history("f") == [Event(memory_id="f", kind="added", at=START, new="Tea."), *happened]
 
 
 FORMAT = """\
-{"format":"ollama-async-mem","version":1,"space":{"model":"embedder:1","dimension":8},"counts":{"turns":1,"facts":1}}
+{"format":"ollama-async-mem","version":1,"space":{"model":"embedder:1","dimension":8},"counts":{"turns":2,"facts":1}}
+{"line":"memory","memory":{"kind":"turn","id":"s","scope":{"user_id":"ann","agent_id":null,"run_id":null},\
+"role":"user","text":"Tea?","at":"2026-03-01T09:30:00Z","created_at":"2026-03-01T09:30:00Z","speaker":"Bob",\
+"metadata":{},"expires_at":null,"dates":[]},"vector":"AACAPwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","events":[]}
 {"line":"memory","memory":{"kind":"turn","id":"t","scope":{"user_id":"ann","agent_id":null,"run_id":null},\
 "role":"user","text":"tea","at":"2026-05-01T18:30:00-05:00","created_at":"2026-03-01T09:30:00Z","speaker":null,\
-"metadata":{"a":[1.5]},"expires_at":null},"vector":"AACAPwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","events":[]}
+"metadata":{"a":[1.5]},"expires_at":null,"dates":[]},"vector":"AACAPwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","events":[]}
 {"line":"memory","memory":{"kind":"fact","id":"f","scope":{"user_id":"ann","agent_id":null,"run_id":null},\
 "text":"Tea.","at":"2026-03-01T09:30:00Z","created_at":"2026-03-01T09:30:00Z","quote":"tea","turn_ids":["t"],\
-"valid_to":null,"metadata":{},"expires_at":null},"vector":"AAAAAAAAgD8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",\
-"events":[{"memory_id":"f","kind":"superseded","at":"2026-03-01T09:30:00Z","old":null,"new":null,"actor":null,\
+"valid_to":null,"metadata":{},"expires_at":null,"dates":[{"start":"2026-02-23","end":"2026-03-01",\
+"precision":"week","text":"this week","position":[4,13]}]},"vector":"AAAAAAAAgD8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",\
+"events":[{"memory_id":"f","kind":"reinforced","at":"2026-03-01T09:30:00Z","old":null,"new":null,"actor":null,\
+"cause":"said again","by":null},{"memory_id":"f","kind":"superseded","at":"2026-03-01T09:30:00Z","old":null,\
+"new":null,"actor":null,\
 "cause":null,"by":"g"}]}
-{"line":"job","id":"j","scope":{"user_id":"ann","agent_id":null,"run_id":null},"turn_ids":["t"],"state":"dead",\
+{"line":"job","id":"j","scope":{"user_id":"ann","agent_id":null,"run_id":null},"turn_ids":["s"],"state":"dead",\
 "attempts":3,"error":"away"}
-{"line":"end","turns":1,"facts":1,"jobs":1}
+{"line":"end","turns":2,"facts":1,"jobs":1}
 """
 
 

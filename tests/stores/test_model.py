@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from ollama_async_mem.errors import StoreError
 from ollama_async_mem.filters import parse_filters
-from ollama_async_mem.records import Change, Event, Job, Scope, Selection, Supersession
+from ollama_async_mem.records import Change, Event, Job, Reinforcement, Scope, Selection, Supersession
 from ollama_async_mem.stores.sqlite import SQLiteStore
 from stores.calls import clear, running
 from stores.model import ModelStore
-from stores.samples import FAR_OFF, LEASE, LONG_AGO, MODEL, START, axis, dump_all, fact, turn
+from stores.samples import DATES, FAR_OFF, LEASE, LONG_AGO, MODEL, START, axis, dump_all, fact, turn
 from stores.test_codes import limits
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ changes = st.builds(
     text=st.just(UNSET) | phrases,
     metadata=st.just(UNSET) | st.sampled_from([{"n": 1}, {"n": None}, {"m": "x"}, {}]),
     expires_at=st.just(UNSET) | ends,
+    dates=st.sampled_from([(), DATES]),
 )
 supersessions = st.lists(
     st.tuples(picks, st.sampled_from([LONG_AGO, START, FAR_OFF]), st.none() | picks), min_size=1, max_size=3
@@ -76,8 +77,9 @@ operations = st.one_of(
     st.tuples(st.just("delete"), picks),
     st.tuples(st.just("delete_all"), selections),
     st.tuples(st.just("purge"), st.sampled_from([LONG_AGO, START])),
-    st.tuples(st.just("claim"), st.integers(0, 3)),
-    st.tuples(st.just("finish"), picks, said, supersessions | st.just([])),
+    st.tuples(st.just("claim"), st.integers(0, 3), st.integers(1, 3)),
+    st.tuples(st.just("renew"), picks, st.integers(0, 3)),
+    st.tuples(st.just("finish"), picks, said, supersessions | st.just([]), st.lists(picks, max_size=3)),
     st.tuples(st.just("release"), picks, st.none() | st.integers(0, 3)),
     st.tuples(st.just("give_back"), picks),
     st.tuples(st.just("revive")),
@@ -108,7 +110,7 @@ class Play:
         self.model = ModelStore()
         self.stores = cycle(stores)
         self.ids: list[str] = []
-        self.claims: list[tuple[Job | None, Job | None]] = []
+        self.claims: list[tuple[list[Job], list[Job]]] = []
 
     async def same(self, call: Callable[[MemoryStore], Awaitable[Any]]) -> Any:
         """Make a call; what comes back, or is raised, must be equal."""
@@ -150,43 +152,50 @@ class Play:
     async def purge(self, now: datetime) -> None:
         await self.same(lambda store: store.purge_expired(now=now))
 
-    async def claim(self, minute: int) -> None:
-        now = START + timedelta(minutes=minute)
-        claims = [await store.claim_job(now=now, lease=2 * LEASE) for store in (next(self.stores), self.model)]
+    async def claim(self, minute: int, limit: int) -> None:
+        how: dict[str, Any] = {"now": START + timedelta(minutes=minute), "lease": 2 * LEASE, "limit": limit}
+        claims = [await store.claim_jobs(**how) for store in (next(self.stores), self.model)]
         assert plain(claims[0]) == plain(claims[1])
-        self.claims.append((claims[0], claims[1]))
+        if claims[0]:
+            self.claims.append((claims[0], claims[1]))
 
-    async def claimed(self, number: int, act: Callable[[MemoryStore, Job], Awaitable[None]]) -> None:
-        """Do something with a job that was handed out once, perhaps long ago."""
-        jobs = self.claims[number % len(self.claims)] if self.claims else (None, None)
-        for store, job in zip((next(self.stores), self.model), jobs, strict=True):
-            if job is not None:
-                await act(store, job)
+    async def claimed(self, number: int, act: Callable[[MemoryStore, list[Job]], Awaitable[Any]]) -> None:
+        """Do something with jobs that were handed out once, perhaps long ago."""
+        if self.claims:
+            jobs, expected = self.claims[number % len(self.claims)]
+            assert await act(next(self.stores), jobs) == await act(self.model, expected)
 
-    async def finish(self, number: int, them: Sequence[Any], picked: Sequence[Any]) -> None:
-        if not self.claims or (job := self.claims[number % len(self.claims)][0]) is None:
+    async def renew(self, number: int, minute: int) -> None:
+        now = START + timedelta(minutes=minute)
+        await self.claimed(number, lambda store, jobs: store.renew_jobs(jobs, now=now, lease=LEASE))
+
+    async def finish(self, number: int, them: Sequence[Any], picked: Sequence[Any], again: Sequence[int]) -> None:
+        if not self.claims:
             return
+        job = self.claims[number % len(self.claims)][0][-1]
         sources = [(), job.turn_ids, (*job.turn_ids[-1:], self.pick(number)), (*job.turn_ids[:1],)]
         facts: list[Fact] = [
-            fact(text, job.scope, turn_ids=sources[(number + i) % 4], metadata=m, expires_at=end)
+            fact(text, job.scope, turn_ids=sources[(number + i) % 4], metadata=m, expires_at=end, dates=DATES[i:])
             for i, (text, _, m, end) in enumerate(them)
         ]
         vectors, ended = [vector for _, vector, _, _ in them], self.ended(picked, facts[0].id if facts else None)
         self.ids += [one.id for one in facts]
-        await self.claimed(
-            number, lambda store, job: store.finish_job(job, facts, vectors, model=MODEL, superseded=ended)
-        )
+        said = [
+            Reinforcement(fact_id=self.pick(n), turn_ids=(*job.turn_ids, self.pick(n + 1)), at=START) for n in again
+        ]
+        how: dict[str, Any] = {"model": MODEL, "superseded": ended, "reinforced": said}
+        await self.claimed(number, lambda store, jobs: store.finish_jobs(jobs, facts, vectors, **how))
 
     async def learn(self, them: Sequence[Any], picked: Sequence[Any]) -> None:
-        await self.claim(3)
-        await self.finish(-1, them, picked)
+        await self.claim(3, 2)
+        await self.finish(-1, them, picked, ())
 
     async def release(self, number: int, minute: int | None) -> None:
         at = None if minute is None else START + timedelta(minutes=minute)
-        await self.claimed(number, lambda store, job: store.release_job(job, error=str(number), retry_at=at))
+        await self.claimed(number, lambda store, jobs: store.release_jobs(jobs, error=str(number), retry_at=at))
 
     async def give_back(self, number: int) -> None:
-        await self.claimed(number, lambda store, job: store.return_job(job))
+        await self.claimed(number, lambda store, jobs: store.return_jobs(jobs))
 
     async def revive(self) -> None:
         await self.same(lambda store: store.revive_jobs())
@@ -220,7 +229,7 @@ class Play:
         await self.same(lambda store: store.get(memory_id))
         await self.same(lambda store: store.get_many([memory_id, self.pick(before), self.pick(after)]))
         await self.same(lambda store: store.history(memory_id))
-        await self.same(lambda store: store.neighbours(memory_id, before=before, after=after))
+        await self.same(lambda store: store.neighbours([memory_id, self.pick(after)], before=before, after=after))
 
     async def count(self, scope: Scope, limit: int) -> None:
         await self.same(lambda store: store.counts(scope))

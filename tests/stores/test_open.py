@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from ollama_async_mem.errors import ConfigError, StoreError
 from ollama_async_mem.stores import open_store
-from stores.samples import ALICE, add, everything, turn
+from stores.samples import ALICE, about, add, everything, turn
 
 
 @pytest.mark.parametrize("url", ["sqlite:///deep/er/memory.db", "deep/er/memory.db", Path("deep/er/memory.db")])
@@ -123,14 +124,46 @@ def test_postgresql_is_not_connected_before_it_is_opened(url: str) -> None:
         "",
         "sqlite:///",
         "sqlite://host/x.db",
-        "sqlite:///x.db?mode=ro",
+        "sqlite:///?durability=full",
         "a\0b",
     ],
 )
 def test_other_urls_are_refused(url: str) -> None:
     """A URL that names no store is a ConfigError that says what is allowed."""
-    with pytest.raises(ConfigError, match=r"allowed: sqlite:///|takes none"):
+    with pytest.raises(ConfigError, match="allowed: sqlite:///"):
         open_store(url)
+
+
+@pytest.mark.parametrize("options", ["mode=ro", "durability=full&a=b", "tokenize=a&tokenize=a", "tokenize", "a&b", "="])
+def test_other_options_are_refused(options: str) -> None:
+    """What a sqlite URL does not take is a ConfigError that says what it does; values are not shown."""
+    with pytest.raises(ConfigError, match=r"tokenize= and durability=|name=value"):
+        open_store(f"sqlite:///x.db?{options}")
+    with pytest.raises(ConfigError) as caught:
+        open_store("sqlite:///x.db?password=s3cret")
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="'full' or 'relaxed', got 'fast'"):
+        open_store("sqlite:///x.db?durability=fast")
+
+
+async def test_options_of_a_url(tmp_path: Path) -> None:
+    """A tokenizer is for a file that is new, and one that is unknown is refused on opening."""
+    async with open_store(f"sqlite:///{tmp_path}/a.db?tokenize=trigram&durability=relaxed") as store:
+        await add(store, turn("peanuts"))
+        assert await about(store, ALICE, "eanut") == ["peanuts"]
+    async with open_store("sqlite://?tokenize=unicode61+remove_diacritics%202") as store:
+        await add(store, turn("peanuts"))
+        assert await about(store, ALICE, "peanut") == []
+    with pytest.raises(ConfigError, match="FTS5 has no tokenizer 'klingon'"):
+        await open_store(f"sqlite:///{tmp_path}/b.db?tokenize=klingon").__aenter__()
+
+
+async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says which version there is and which is needed; no file is made."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StoreError, match=r"needs 3\.35\.0: use a newer Python"):
+        await open_store(tmp_path / "a.db").__aenter__()
+    assert not list(tmp_path.iterdir())  # noqa: ASYNC240 - a test folder
 
 
 def test_importing_the_package_loads_neither_numpy_nor_sqlite() -> None:

@@ -14,12 +14,21 @@ import pytest
 
 from ollama_async_mem import stores
 from ollama_async_mem.errors import ConfigError, MissingExtra, SchemaTooNew, StoreError
-from ollama_async_mem.records import Change
+from ollama_async_mem.records import (
+    Change,
+)
 from ollama_async_mem.stores import open_store
 from ollama_async_mem.stores.postgres import PostgresStore
 from stores.databases import database_name, execute
-from stores.files import claim_all, run_python
-from stores.samples import ALICE, about, add, everything, fact, learn, turn
+from stores.samples import (
+    ALICE,
+    about,
+    add,
+    everything,
+    fact,
+    learn,
+    turn,
+)
 
 if TYPE_CHECKING:
     from stores.servers import Server
@@ -69,11 +78,47 @@ async def test_an_option_that_cannot_be_read_is_not_repeated(postgres_server: Se
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-@pytest.mark.parametrize("option", [{"connections": 0}, {"busy_timeout_s": 0}, {"language": "x'; --"}, {"schema": ""}])
+WRONG: list[dict[str, Any]] = [
+    {"connections": 0},
+    {"busy_timeout_s": 0},
+    {"language": "x'; --"},
+    {"schema": ""},
+    {"partitions": 0},
+    {"partitions": 129},
+    {"partitions": True},
+    {"partitions": 2.0},
+]
+
+
+@pytest.mark.parametrize("option", WRONG)
 def test_wrong_options_are_refused(option: dict[str, Any]) -> None:
     """Numbers out of range, and names that are none, are a ConfigError."""
     with pytest.raises(ConfigError):
         PostgresStore("postgresql://host/db", **option)
+
+
+@pytest.mark.parametrize("option", ["schema=", "language=x%27", "partitions=0", "partitions=many", "partitions="])
+def test_wrong_options_in_a_url_are_refused(option: str) -> None:
+    """As those of the constructor."""
+    with pytest.raises(ConfigError, match=option.partition("=")[0]):
+        open_store(f"postgresql://host/db?{option}")
+
+
+async def test_options_of_the_store_are_read_from_its_url(database: str) -> None:
+    """They name the schema and what is new in it; those of the server go on to it, and arguments come first."""
+    url = f"{database}&schema=my%20own&application_name=mine&language=german"
+    async with open_store(url) as store:
+        assert store.location.endswith("&schema=my+own")
+        await add(store, turn("Häuser"))
+        assert await about(store, ALICE, "Haus") == ["Häuser"]
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mine'"
+        assert (await execute(database, sql))[0][0] >= 1
+    async with PostgresStore(database, schema="my own") as store:
+        assert await everything(store, ALICE) == ["Häuser"]
+    async with PostgresStore(url, schema="other") as store:
+        assert await everything(store, ALICE) == []
+    with pytest.raises(StoreError, match="nonsense"):
+        await open_store(f"{database}&nonsense=1").__aenter__()
 
 
 def test_without_asyncpg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,17 +291,6 @@ async def test_a_backup_is_left_to_the_server(database: str, tmp_path: Path) -> 
     async with open_store(database) as store:
         with pytest.raises(StoreError, match="pg_dump --schema=ollama_async_mem"):
             await store.backup(str(tmp_path / "copy"))
-
-
-async def test_two_processes_share_the_jobs(database: str) -> None:
-    """Each job is claimed by one of the processes that ask at the same time."""
-    async with open_store(database) as store:
-        queued = [await add(store, turn(str(i)), extract=True) for i in range(40)]
-        processes = [run_python(claim_all, database) for _ in range(3)]
-        answers = await asyncio.gather(*(asyncio.to_thread(process.communicate) for process in processes))
-        claimed = [job for out, _ in answers for job in out.split()]
-        assert sorted(claimed) == sorted(str(job) for job in queued)
-        assert [process.returncode for process in processes] == [0, 0, 0]
 
 
 # The server of these tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,17 @@ import asyncpg
 import pytest
 
 from ollama_async_mem.errors import StoreBusy, StoreClosed, StoreError
-from ollama_async_mem.records import Fact, Scope, Selection, Supersession
+from ollama_async_mem.filters import parse_filters
+from ollama_async_mem.records import Change, Fact, Scope, Selection, Supersession
 from ollama_async_mem.stores import open_store
 from ollama_async_mem.stores.postgres import PostgresStore
 from stores.cuts import Line
 from stores.databases import database_name, execute, locked, somebody_waits
-from stores.samples import ALICE, LONG_AGO, about, add, axis, everything, fact, learn, near, turn
+from stores.files import after
+from stores.samples import ALICE, LONG_AGO, MODEL, about, add, axis, everything, fact, learn, near, turn
+
+ROUNDS = int(os.environ.get("STORE_KILL_ROUNDS", "3"))  # each takes a second or two
+WRITERS = 8
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -59,34 +65,48 @@ async def test_a_restart_of_the_server_is_not_noticed(postgres_server: Server, d
         assert len(await everything(store, ALICE)) == 9
 
 
-async def test_what_was_acknowledged_survives_a_crash(postgres_server: Server, database: str) -> None:
-    """When the server is killed while many write, all that was acknowledged is there, and pairs are whole."""
-    acknowledged: list[str] = []
-    enough = asyncio.Event()
-
-    async def write(store: MemoryStore, user: int) -> None:
-        for n in range(1_000_000):
-            name = f"u{user}n{n}"
-            pair = [turn(f"peanut {name} {half}", Scope(f"u{user}")) for half in "ab"]
-            await add(store, *pair, extract=True)
-            acknowledged.append(name)
-            if len(acknowledged) >= 300:
-                enough.set()
-
+@pytest.mark.timeout(60 + 10 * ROUNDS)
+async def test_what_was_acknowledged_survives_crashes(postgres_server: Server, database: str) -> None:
+    """When the server is killed while many write, again and again, what was acknowledged is there; pairs are whole."""
+    promised: dict[str, str] = {}
     async with open_store(database) as store:
-        tasks = [asyncio.create_task(write(store, user)) for user in range(8)]
-        await enough.wait()
-        await asyncio.to_thread(postgres_server.kill)
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(postgres_server.start)
-        stored = [memory.text for memory in (await store.list(Selection(), limit=1_000_000)).items]
-        names = {text.split()[1] for text in stored}
-        assert set(acknowledged) <= names
-        assert len(names) <= len(acknowledged) + len(tasks)
-        assert sorted(stored) == sorted(f"peanut {name} {half}" for name in names for half in "ab")
-        assert await store.pending_jobs() == len(names)
-        assert await store.check() == []
-    assert {type(end) for end in ends} <= {StoreError, StoreBusy}
+        for number in range(ROUNDS):
+            enough = asyncio.Event()
+            writing = (change_pairs(store, f"u{n}", str(number), promised, enough) for n in range(WRITERS))
+            tasks = [asyncio.create_task(write) for write in writing]
+            await enough.wait()
+            await asyncio.to_thread(postgres_server.kill)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(postgres_server.start)
+            assert {type(end) for end in ends} <= {StoreError, StoreBusy}
+            kept: dict[str, dict[str, str]] = {}
+            page = await store.list(Selection(), limit=1_000_000)
+            for word, name, half in (memory.text.split() for memory in page.items):
+                kept.setdefault(name, {})[half] = word
+            assert {frozenset(halves) for halves in kept.values()} <= {frozenset("ab")}
+            assert [name for name, done in promised.items() if kept.get(name) not in after(name, done)] == []
+            assert len(promised) <= await store.pending_jobs() <= len(promised) + (number + 1) * WRITERS
+            assert await store.check() == []
+    assert {"added", "updated", "deleted"} <= set(promised.values())
+
+
+async def change_pairs(
+    store: MemoryStore, user: str, prefix: str, promised: dict[str, str], enough: asyncio.Event
+) -> None:
+    """Add pairs of turns, change some and delete others, and keep what was acknowledged, until the server is gone."""
+    for n in range(1_000_000):
+        name = f"{prefix}.{user}.{n}"
+        one, other = [turn(f"peanut {name} {half}", Scope(user)) for half in "ab"]
+        await add(store, one, other, extract=True)
+        promised[name] = "added"
+        if n % 3 == 1:
+            await store.update(one.id, Change(text=f"walnut {name} a"), vector=axis(0, 1), model=MODEL)
+            promised[name] = "updated"
+        if n % 3 == 2:
+            await store.delete_all(Selection(scope=Scope(user), where=parse_filters({"id": [one.id, other.id]})))
+            promised[name] = "deleted"
+        if n == 6 + int(prefix) % 5:
+            enough.set()
 
 
 @pytest.mark.parametrize("at", [b"BEGIN", b"peanut"])

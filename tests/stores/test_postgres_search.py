@@ -13,8 +13,8 @@ from ollama_async_mem.records import Scope, Selection
 from ollama_async_mem.stores import _postgres_admin as admin
 from ollama_async_mem.stores import _postgres_search as search
 from ollama_async_mem.stores import open_store
-from stores.databases import database_name, execute
-from stores.samples import ALICE, BOB, MODEL, START, about, add, near, texts, turn
+from stores.databases import Explaining, database_name, execute, explained
+from stores.samples import ALICE, BOB, MODEL, START, about, add, axis, near, texts, turn
 
 if TYPE_CHECKING:
     from ollama_async_mem.ports import MemoryStore
@@ -76,6 +76,30 @@ async def test_a_word_that_is_too_long_for_the_index_is_left_out(database: str) 
 
 # The index of vectors
 
+
+async def test_a_large_scope_without_the_index_is_told(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first slow search of a scope that is too large warns, once; of small ones and with the index none does."""
+    monkeypatch.setattr(search, "EXACT_ROWS", 50)
+    monkeypatch.setattr(admin, "EXACT_ROWS", 50)
+    monkeypatch.setattr(search, "SLOW_S", 0)
+    async with open_store(database) as store:
+        await add(store, *(turn(str(n)) for n in range(51)))
+        await add(store, *(turn(str(n), BOB) for n in range(50)))
+        await near(store, BOB, axis(1))
+        assert caplog.messages == []
+        for _ in range(3):
+            await near(store, ALICE, axis(1))
+        (warning,) = caplog.messages
+        assert "more than 50 memories" in warning
+        assert f"ollama-async-mem store optimize {store.location}" in warning
+        await store.optimize()
+    async with open_store(database) as store:
+        await near(store, ALICE, axis(1))
+    assert len(caplog.messages) == 1
+
+
 ROWS, DIMENSION = 4_000, 16
 
 
@@ -94,34 +118,16 @@ async def many(database: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         yield store, rows
 
 
-class Explaining:
-    """A connection that also asks for the plan of what it fetches."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.plans = ""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    async def fetch(self, sql: str, *values: Any) -> Any:
-        self.plans += str(await self._connection.fetch(f"EXPLAIN {sql}", *values))
-        return await self._connection.fetch(sql, *values)
-
-
 async def is_used(store: Any, selection: Selection) -> bool:
     """Whether a search makes use of the index of vectors."""
+    space, query = await store.embedding_space(), np.eye(1, DIMENSION, dtype=np.float32)[0]
 
-    async def look(connection: Any) -> bool:
-        explaining = Explaining(connection)
-        space, query = await store.embedding_space(), np.eye(1, DIMENSION, dtype=np.float32)[0]
+    async def look(connection: Explaining) -> None:
         await search.dense_candidates(
-            explaining, selection, query, model=MODEL, bound=space, limit=10, now=START, where=""
+            connection, selection, query, model=MODEL, bound=space, limit=10, now=START, where=""
         )
-        return "memories_by_vector" in explaining.plans
 
-    found: bool = await store._pool.read(look)
-    return found
+    return "using memories_by_vector" in (await explained(store, look)).plans
 
 
 def nearest(rows: Any, query: Any, numbers: Any, limit: int) -> list[str]:

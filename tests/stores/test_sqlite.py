@@ -14,8 +14,9 @@ import anyio
 import numpy as np
 import pytest
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreBusy, StoreError
-from ollama_async_mem.records import Counts, Scope
+from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import _sqlite_schema, _sqlite_threads, _sqlite_work, sqlite
 from ollama_async_mem.stores._sqlite_matrices import Mirror
 from ollama_async_mem.stores.sqlite import SQLiteStore
@@ -110,7 +111,7 @@ async def test_two_stores_see_each_others_writes(path: Path) -> None:
                 assert len(await about(reader, ALICE, "peanut")) == i + 1
         job = await claim(two)
         facts = [fact("peanut new", turn_ids=job.turn_ids), fact("peanut old", valid_to=START)]
-        await two.finish_job(job, facts, [axis(0, 1)] * 2, model=MODEL)
+        await two.finish_jobs([job], facts, [axis(0, 1)] * 2, model=MODEL)
         assert (await near(one, ALICE, axis(0, 1)))[0] == "peanut new"
         for memory, store in zip(said, [two, one] * 3, strict=True):
             await store.delete(memory.id)
@@ -143,7 +144,7 @@ async def test_processes_can_open_a_new_file_at_once(path: Path) -> None:
 async def test_processes_never_claim_the_same_job(path: Path) -> None:
     """Two processes that claim until nothing is left get each job once."""
     async with SQLiteStore(path) as store:
-        queued = await asyncio.gather(*(add(store, turn(str(i)), extract=True) for i in range(200)))
+        queued = await asyncio.gather(*(add(store, turn(scope=Scope(str(i))), extract=True) for i in range(200)))
     processes = [files.run_python(files.claim_all, path) for _ in range(2)]
     claimed: list[str] = []
     for process in processes:
@@ -237,7 +238,12 @@ async def test_cancelled_calls_give_their_slots_back(path: Path, monkeypatch: py
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0.05)
-        assert store._threads._slots.value == 4
+        slots = store._threads._slots
+        for _ in range(4):
+            await asyncio.wait_for(slots.acquire(), 1)
+        assert slots.locked()
+        for _ in range(4):
+            slots.release()
         assert (await store.counts(ALICE)).turns >= 30
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import stat
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
-from ollama_async_mem.records import Change, Counts, Scope, Selection, Supersession
-from ollama_async_mem.stores import _sqlite_admin
+from ollama_async_mem.records import Change, Scope, Selection, Supersession
+from ollama_async_mem.stores import _sqlite_admin, _sqlite_merges
 from ollama_async_mem.stores._sqlite_migrations import MIGRATIONS
 from ollama_async_mem.stores.sqlite import SQLiteStore
 from stores import files
 from stores.samples import ALICE, LONG_AGO, MODEL, about, add, axis, everything, fact, learn, turn
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -175,6 +177,95 @@ async def test_optimizing_merges_the_index(path: Path) -> None:
         assert len(await about(store, ALICE, "peanut", 100)) == 60
 
 
+RARE = b"zyxwvarara"
+
+
+def is_left(path: Path) -> bool:
+    """Whether a rare word is in the file or its log."""
+    return any(RARE in file.read_bytes() for file in path.parent.iterdir())
+
+
+async def is_gone(path: Path) -> None:
+    """Wait until it is not."""
+    async with asyncio.timeout(20):
+        while await asyncio.to_thread(is_left, path):  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("tokenize", ["porter unicode61", "trigram"])
+async def test_words_that_were_deleted_leave_the_file(path: Path, tokenize: str) -> None:
+    """Some idle time after a memory was deleted nothing of its texts is left: not in the index, nor in the log."""
+    said, other = turn(f"{RARE.decode()} peanut"), turn("peanut")
+    async with SQLiteStore(path, tokenize=tokenize) as store:
+        for n in range(20):
+            await add(store, *(turn(f"walnut {n} {i} {'cashew ' * 20}") for i in range(20)))
+        await add(store, said, other)
+        await add(store, turn("pistachio"))
+        await store.update(other.id, Change(text=said.text), vector=axis(1), model=MODEL)
+        await store.update(said.id, Change(text="almond"), vector=axis(1), model=MODEL)
+        for one in (said, other):
+            assert await asyncio.to_thread(is_left, path)
+            await store.delete(one.id)
+        await is_gone(path)
+        assert len(await about(store, ALICE, "walnut", 1000)) == 400
+        assert await about(store, ALICE, "almond peanut") == []
+        assert await store.check() == []
+
+
+async def test_words_leave_the_file_also_when_somebody_reads(path: Path) -> None:
+    """What a reader still sees stays in the log until it is done; writers do not wait for it."""
+    said = turn(RARE.decode())
+    async with SQLiteStore(path) as store:
+        await add(store, said, turn("peanut"))
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM memories").fetchone() == (2,)
+            await store.delete(said.id)
+            async with asyncio.timeout(20):
+                while await store._read(is_unmerged):  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.01)
+            async with asyncio.timeout(2):
+                await add(store, turn("walnut"))
+            assert await asyncio.to_thread(is_left, path)
+        await is_gone(path)
+
+
+def is_unmerged(conn: sqlite3.Connection) -> bool:
+    """Whether words are still to leave the index."""
+    return bool(conn.execute("SELECT 1 FROM meta WHERE key = 'index_merge'").fetchone())
+
+
+async def test_a_merge_that_was_left_undone_is_done_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever opens the file next."""
+    said = turn(RARE.decode())
+    with monkeypatch.context() as patch:
+        patch.setattr(_sqlite_merges.IndexMerge, "after_commit", lambda *_, **__: None)
+        async with SQLiteStore(path) as store:
+            await add(store, said)
+            await add(store, turn("peanut"))
+            await store.delete(said.id)
+            assert await store._read(is_unmerged)
+    assert await asyncio.to_thread(is_left, path)
+    async with SQLiteStore(path) as store:
+        await is_gone(path)
+        assert await about(store, ALICE, "peanut") == ["peanut"]
+
+
+async def test_what_is_deleted_while_the_index_is_merged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves the file with the next merge."""
+    monkeypatch.setattr(_sqlite_merges, "STEP_PAGES", 1)
+    monkeypatch.setattr(_sqlite_merges, "RESTS", 1)
+    said = [turn(f"{RARE.decode()} {i}") for i in range(30)]
+    async with SQLiteStore(path) as store:
+        for one in said:
+            await add(store, one, *(turn(f"walnut {i} {one.id}") for i in range(20)))
+        for one in said:
+            await store.delete(one.id)
+            await asyncio.sleep(0.011)  # some of them while it is idle
+        await is_gone(path)
+        assert await store.check() == []
+
+
 # Checks
 
 DAMAGES = {
@@ -191,6 +282,21 @@ DAMAGES = {
     ),
     "DROP INDEX memories_by_time": "",
 }
+
+
+async def test_the_index_of_a_large_file_is_compared_in_a_copy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is found, while somebody else holds the lock of the file."""
+    monkeypatch.setattr(_sqlite_admin, "LARGE_BYTES", 0)
+    async with SQLiteStore(path) as store:
+        await add(store, turn("I love peanuts", id="first"))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert await store.check() == []
+            other.execute("UPDATE memories SET text = 'other'")
+            other.execute("COMMIT")
+            other.execute("BEGIN IMMEDIATE")
+            (wrong,) = await store.check()
+        assert "keyword index does not fit" in wrong
 
 
 async def damaged(path: Path, sql: str) -> None:

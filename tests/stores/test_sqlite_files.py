@@ -226,7 +226,7 @@ async def test_a_file_of_an_older_schema_is_brought_up_to_date(path: Path, versi
         assert await store.job_status(files.DONE) is None
         job = await claim(store)
         assert (job.attempts, job.turn_ids) == (4, ("second",))
-        await store.finish_job(job, [], [], model=MODEL)
+        await store.finish_jobs([job], [], [], model=MODEL)
         assert await store.unfinished_jobs() == []
         await store.update("second", Change(metadata={"topic": None}))
         assert await store.check() == []

@@ -12,23 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from msgspec.structs import replace
 
-from ollama_async_mem.errors import EmbeddingMismatch, StoreError
-from ollama_async_mem.records import (
-    Change,
-    Counts,
-    EmbeddingSpace,
-    MemoryRecord,
-    Scope,
-    Selection,
-    Turn,
-)
-from ollama_async_mem.stores import open_store
+from ollama_async_mem.counts import Counts
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreError
+from ollama_async_mem.filters import parse_filters
+from ollama_async_mem.records import Change, EmbeddingSpace, MemoryRecord, Scope, Selection, Supersession, Turn
+from ollama_async_mem.stores import _sqlite_transfer, open_store, transfer
 from ollama_async_mem.stores.transfer import CopyReport, copy_store, export_lines, import_lines
 from stores.samples import (
     ALICE,
     BOB,
     DIMENSION,
     LEASE,
+    LONG_AGO,
     MODEL,
     START,
     add,
@@ -47,7 +42,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from pathlib import Path
 
+    from pytest import MonkeyPatch  # noqa: PT013
+
     from ollama_async_mem.ports import MemoryStore
+    from ollama_async_mem.records import StoredMemory
     from stores.samples import MakeStore, Vector
 
 SPACE = EmbeddingSpace(MODEL, DIMENSION)
@@ -107,7 +105,9 @@ async def test_again_it_copies_what_is_missing_only(make_store: MakeStore) -> No
         assert (await copy_store(source, target)).new == 5
         changed = await target.update(said[0].id, Change(text="walnut"), vector=axis(0, 1), model=MODEL)
         await add(source, turn("later", minute=9))
-        assert await copy_store(source, target, batch=2) == CopyReport(turns=6, jobs=1, new=1)
+        assert await copy_store(source, target, batch=2) == CopyReport(
+            turns=6, jobs=1, new=1, differing=1, examples=(changed.id,)
+        )
         assert await target.get(said[0].id) == changed
         assert await everything(target, BOB) == ["my own"]
         assert await everything(target, ALICE) == ["later", *(f"peanut {i}" for i in range(4, 0, -1)), "walnut"]
@@ -184,13 +184,115 @@ async def test_what_has_other_vectors_there_is_not_passed_over(make_store: MakeS
                 await move
 
 
-async def test_what_does_not_arrive_is_told(make_store: MakeStore) -> None:
-    """Where another scope has an id already, that memory is not copied, and the error has both counts."""
+async def test_another_memory_with_the_same_id_is_told(make_store: MakeStore) -> None:
+    """One of another scope, kind or text is left as it is and counted, however many others the target has."""
     async with open_store("sqlite://") as source, make_store() as target:
         said = await a_few(source)
-        await add(target, replace(said[1], scope=BOB))
+        theirs = [replace(said[1], scope=BOB), replace(said[3], text="walnut")]
+        await add(target, *theirs, *(turn(str(i)) for i in range(9)))
+        await learn(target, fact("cashew", id=said[2].id))
+        report = await copy_store(source, target, scope=ALICE, batch=2)
+        assert (report.turns, report.new, report.differing) == (5, 2, 3)
+        assert set(report.examples) == {said[1].id, said[2].id, said[3].id}
+        assert await target.get_many([one.id for one in theirs]) == theirs
+        again = await imported(target, await exported(source))
+        assert (again.new, again.differing, again.examples) == (0, 3, report.examples)
+
+
+async def test_what_was_deleted_meanwhile_is_told(make_store: MakeStore) -> None:
+    """Where the target has fewer in the end than were read, and they are not others, the error has both counts."""
+    async with open_store("sqlite://") as source, make_store() as target:
+        said = await a_few(source)
+        add_none = target.load
+
+        async def load(*args: Any, **options: Any) -> int:
+            new = await add_none(*args, **options)
+            await target.delete_all(Selection(where=parse_filters({"id": said[0].id})))
+            return new
+
+        target.load = load  # type: ignore[method-assign]
         with pytest.raises(StoreError, match=r"5 turns and 0 facts .* has 4 and 0"):
             await copy_store(source, target, scope=ALICE)
+
+
+async def test_what_changed_in_the_source_is_told(make_store: MakeStore) -> None:
+    """Facts that were superseded and memories that were updated after the first copy are counted, and not changed."""
+    async with make_store() as source, open_store("sqlite://") as target:
+        said = await a_few(source)
+        known = [fact(name) for name in ("old", "same")]
+        await source.finish_jobs([await claim(source)], known, [axis(1)] * 2, model=MODEL)
+        assert (await copy_store(source, target)).differing == 0
+        assert (await copy_store(source, target)).differing == 0
+        await source.supersede([Supersession(fact_id=known[0].id, valid_to=LONG_AGO)])
+        await source.update(said[0].id, Change(metadata={"a": 1}))
+        report = await copy_store(source, target)
+        assert (report.new, report.differing, set(report.examples)) == (0, 2, {known[0].id, said[0].id})
+        assert await target.get_many([known[0].id, said[0].id]) == [known[0], said[0]]
+
+
+async def test_only_the_first_that_differ_are_named() -> None:
+    """However many there are, the report stays small."""
+    async with open_store("sqlite://") as source, open_store("sqlite://") as target:
+        said = [turn(str(i)) for i in range(40)]
+        await add(source, *said)
+        await add(target, *(replace(one, text="other") for one in said))
+        report = await copy_store(source, target, batch=7)
+        assert (report.differing, len(report.examples)) == (40, 10)
+
+
+async def test_a_store_is_not_copied_to_itself() -> None:
+    """That is a mistake, and not a copy of nothing."""
+    async with open_store("sqlite://") as store:
+        with pytest.raises(ConfigError, match="itself"):
+            await copy_store(store, store)
+
+
+async def test_work_that_was_done_meanwhile_is_not_done_again(make_store: MakeStore) -> None:
+    """A job that was copied while it waited ends in the target when the next copy brings its facts."""
+    async with open_store("sqlite://") as source, make_store() as target:
+        first, second = turn("first"), turn("second", BOB)
+        await add(source, first, extract=True)
+        await add(source, second, extract=True)
+        await copy_store(source, target)
+        held = await claim(target)
+        known = fact("known", turn_ids=(first.id,))
+        await source.finish_jobs([await claim(source)], [known], [axis(1)], model=MODEL)
+        assert (await copy_store(source, target)).new == 1
+        assert [job.turn_ids for job in await target.dump_jobs(Scope())] == [(second.id,)]
+        assert await target.finish_jobs([held], [fact("twice")], [axis(1)], model=MODEL) is False
+        assert await target.get(known.id) == known
+        assert await target.counts(Scope()) == Counts(2, 1)
+        assert await target.check() == []
+
+
+async def test_long_texts_come_in_small_batches(monkeypatch: MonkeyPatch) -> None:
+    """A page of a dump, and what is loaded of a file at once, end early where they get large; nothing is left out."""
+    sizes: list[int] = []
+
+    def spied(store: MemoryStore) -> MemoryStore:
+        load = store.load
+
+        async def spy(memories: Sequence[StoredMemory], *args: Any, **options: Any) -> int:
+            sizes.append(sum(len(one.memory.text) for one in memories))
+            return await load(memories, *args, **options)
+
+        store.load = spy  # type: ignore[method-assign]
+        return store
+
+    monkeypatch.setattr(transfer, "BATCH_BYTES", 9_000)
+    monkeypatch.setattr(_sqlite_transfer, "PAGE_BYTES", 9_000)
+    async with open_store("sqlite://") as source, open_store("sqlite://") as one, open_store("sqlite://") as other:
+        said = [turn("\0" * length, metadata={"a": "x" * length}) for length in (1, 1000, 3000, 20_000, 1, 2, 2000, 1)]
+        await add(source, *said)
+        await source.update(said[0].id, Change(text="y" * 8000), vector=axis(1), model=MODEL)
+        await copy_store(source, spied(one))
+        assert max(sizes) == 20_000
+        assert len(sizes) >= 4
+        sizes.clear()
+        await import_lines(spied(other), stream(await exported(source, batch=500)))
+        assert len(sizes) >= 4
+        await assert_same(source, one, Scope())
+        await assert_same(source, other, Scope())
 
 
 async def test_others_write_meanwhile(make_store: MakeStore) -> None:
@@ -229,7 +331,7 @@ async def test_no_turn_is_left_without_its_facts(make_store: MakeStore) -> None:
                     await add(source, late, extract=True)
                 if b"known" in line:
                     missed = fact("missed", turn_ids=(early.id,))  # it lies before the one that was just read
-                    await source.finish_job(await claim(source), [missed], [axis(1)], model=MODEL)
+                    await source.finish_jobs([await claim(source)], [missed], [axis(1)], model=MODEL)
         assert len(await source.dump_jobs(Scope())) == 1
         await imported(target, lines)
         assert sorted(await everything(target, ALICE)) == ["early", "known", "late"]

@@ -8,41 +8,25 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from datetime import date, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from ollama_async_mem.memory.dates.rules import read_at
 from ollama_async_mem.memory.dates.said import Said
-from ollama_async_mem.memory.dates.spans import Precision
 from ollama_async_mem.memory.dates.words import LEADING, NAMING
+from ollama_async_mem.records import DateRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import date
 
     from ollama_async_mem.memory.dates.tense import Tense
 
-__all__ = ["DateRange", "Precision", "find_dates"]
+__all__ = ["find_dates"]
 
 _WORD = re.compile(r"(?<!\w)(?<!\d[.,])(?:[a-z]+|\d+)")
 _MOST_LEADING = 8
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
-
-
-class DateRange(msgspec.Struct, frozen=True):
-    """The days that some words of a text name.
-
-    `start` and `end` are the first and the last day, both of them in the range. `precision` is the sort of stretch that
-    was named; "span" is any other, such as "a few days ago" or "early June". `position` is where the words `text`
-    begin and end in the text they come from.
-    """
-
-    start: date
-    end: date
-    precision: Precision
-    text: str
-    position: tuple[int, int]
 
 
 def find_dates(text: str, said_at: datetime | date, *, prefer: Tense | None = None) -> list[DateRange]:

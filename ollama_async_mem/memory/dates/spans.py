@@ -11,11 +11,13 @@ from __future__ import annotations
 from calendar import monthrange
 from collections.abc import Callable
 from datetime import date, timedelta
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from ollama_async_mem.records import Precision
 
 __all__ = [
     "Kind",
-    "Precision",
     "Span",
     "around",
     "day",
@@ -37,7 +39,6 @@ __all__ = [
     "year",
 ]
 
-Precision: TypeAlias = Literal["day", "weekend", "week", "month", "season", "year", "decade", "span"]
 _THURSDAY, _SATURDAY, _WEEK = 3, 5, 7
 _MONTHS = 12
 

@@ -1,0 +1,219 @@
+"""`MemoryKeeper`: what is stored, to look at, change, and destroy. Nothing here asks a language model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ollama_async_mem.errors import ConfigError, StoreClosed
+from ollama_async_mem.events import MemoriesDeleted, MemoryDeleted, MemoryUpdated
+from ollama_async_mem.memory.checks import (
+    as_time,
+    require_count,
+    require_limit,
+    require_metadata,
+    require_scope,
+    require_sort,
+    selected,
+)
+from ollama_async_mem.memory.feed import EventStream, Feed
+from ollama_async_mem.memory.intake import Intake, embedded_text
+from ollama_async_mem.memory.messages import dates_in
+from ollama_async_mem.memory.texts import clean
+from ollama_async_mem.records import Change, MemoryRecord, Page, Scope, Selection, Turn
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime, timedelta
+
+    from ollama_async_mem.counts import Counts, ScopeCounts
+    from ollama_async_mem.ports import Embedder, MemoryStore
+    from ollama_async_mem.records import Event, Kind, Sort
+
+__all__ = ["MemoryKeeper"]
+
+_ALL: tuple[Kind, ...] = ("turn", "fact")
+_EVERYTHING = Selection(everything=True)
+_MOST_HELD = 1_000_000
+
+
+class MemoryKeeper:
+    """Memories in a store. Every method may raise `StoreError`; where it needs a scope, `ConfigError` without an id."""
+
+    def __init__(self, store: MemoryStore, embedder: Embedder, *, window: timedelta) -> None:
+        self.store = store
+        self._embedder = embedder
+        self._intake = Intake(store, embedder, window=window)
+        self._feed = Feed()
+        self._is_open = False
+
+    async def get(self, memory_id: str) -> MemoryRecord:
+        """Return one memory.
+
+        Raises:
+            RecordNotFound: there is none with this id.
+        """
+        return await self.store.get(memory_id)
+
+    async def list(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        kinds: Sequence[Kind] = _ALL,
+        filters: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+        sort: Sort = "-at",
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """List memories, newest first, also those that no longer hold; `cursor` of one page fetches the next.
+
+        With `as_of` only those that held at that time. `filters` are as of `search`, and `sort` is "-at", "at",
+        "-created_at" or "created_at".
+        """
+        scope = self._scope(user_id, agent_id, run_id)
+        if not isinstance(cursor, str | None):
+            raise ConfigError(f"cursor is what the page before gave, got {cursor!r}")
+        selection = selected(scope, kinds=kinds, filters=filters, as_of=as_of, everything=as_of is None)
+        return await self.store.list(selection, limit=require_limit(limit), cursor=cursor, sort=require_sort(sort))
+
+    async def update(
+        self,
+        memory_id: str,
+        text: str | msgspec.UnsetType = msgspec.UNSET,
+        *,
+        metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
+        expires_at: datetime | str | msgspec.UnsetType | None = msgspec.UNSET,
+        actor: str | None = None,
+        cause: str | None = None,
+    ) -> MemoryRecord:
+        """Change a memory, and note the change in its history; returns it as it is now.
+
+        What is not given stays. Metadata is merged key by key, where None removes a key.
+
+        Raises:
+            RecordNotFound: there is none with this id.
+            ConfigError: nothing is to be changed, or the text is blank.
+            OllamaError: the new text could not be embedded; nothing was changed.
+        """
+        self._require_open()
+        change = _change(text, metadata, expires_at)
+        if change.text is msgspec.UNSET:
+            changed = await self.store.update(memory_id, change, actor=actor, cause=cause)
+        else:
+            changed = await self._rewrite(memory_id, change, actor=actor, cause=cause)
+        self._feed.publish(MemoryUpdated(changed))
+        return changed
+
+    async def delete(self, memory_id: str, *, actor: str | None = None, cause: str | None = None) -> None:
+        """Destroy a memory, its vector, its index entries and the texts of its history.
+
+        Raises:
+            RecordNotFound: there is none with this id.
+        """
+        self._require_open()
+        await self.store.delete(memory_id, actor=actor, cause=cause)
+        self._intake.recent.forget([memory_id])
+        self._feed.publish(MemoryDeleted(memory_id))
+
+    async def delete_all(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        kinds: Sequence[Kind] = _ALL,
+        filters: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+        cause: str | None = None,
+    ) -> int:
+        """Destroy all memories of a scope that fit the filters, also those that no longer hold; returns how many."""
+        scope = self._scope(user_id, agent_id, run_id)
+        return await self._destroy(
+            selected(scope, kinds=kinds, filters=filters, everything=True), actor=actor, cause=cause
+        )
+
+    async def reset(self) -> int:
+        """Destroy all memories of everyone; returns how many there were. The store stays bound to its embedder."""
+        self._require_open()
+        return await self._destroy(_EVERYTHING, actor=None, cause="reset")
+
+    async def history(self, memory_id: str) -> builtins.list[Event]:
+        """Return what happened to a memory, oldest first: added, updated, reinforced, superseded, deleted.
+
+        Raises:
+            RecordNotFound: there never was one with this id.
+        """
+        return await self.store.history(memory_id)
+
+    async def count(
+        self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> Counts:
+        """Count memories; without any id, all of the store."""
+        self._require_open()
+        everything = user_id is agent_id is run_id is None
+        return await self.store.counts(Scope() if everything else require_scope(user_id, agent_id, run_id))
+
+    async def scopes(
+        self,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        limit: int = 100,
+        after: Scope | None = None,
+    ) -> builtins.list[ScopeCounts]:
+        """Return whose memories there are, by user, agent and run; the scope of the last one fetches those after it."""
+        self._require_open()
+        everything = user_id is agent_id is run_id is None
+        scope = Scope() if everything else require_scope(user_id, agent_id, run_id)
+        return await self.store.scopes(scope, limit=require_limit(limit), after=after)
+
+    def events(self, *, buffer: int = 1_000) -> EventStream:
+        """Watch what happens in this memory: `async with mem.events() as events`, then `async for event in events`.
+
+        Each event is one of `ollama_async_mem.events`. What other processes do on the store is not seen. Up to `buffer`
+        events wait for whoever is slow.
+        """
+        self._require_open()
+        return self._feed.listen(require_count("buffer", buffer, _MOST_HELD))
+
+    async def _rewrite(self, memory_id: str, change: Change, *, actor: str | None, cause: str | None) -> MemoryRecord:
+        """Change the text of a memory together with what follows from it: its vector and its dates."""
+        memory = await self.store.get(memory_id)
+        new = msgspec.structs.replace(memory, text=change.text)
+        [vector] = await self._embedder.embed_documents([embedded_text(new) if isinstance(new, Turn) else new.text])
+        change = msgspec.structs.replace(change, dates=dates_in(new.text, memory.at))
+        return await self.store.update(
+            memory_id, change, vector=vector, model=self._embedder.model, actor=actor, cause=cause
+        )
+
+    async def _destroy(self, selection: Selection, *, actor: str | None, cause: str | None) -> int:
+        count = await self.store.delete_all(selection, actor=actor, cause=cause)
+        self._intake.recent.forget()
+        self._feed.publish(MemoriesDeleted(selection.scope, count, cause))
+        return count
+
+    def _scope(self, user_id: str | None, agent_id: str | None, run_id: str | None) -> Scope:
+        self._require_open()
+        return require_scope(user_id, agent_id, run_id)
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise StoreClosed("a memory is used inside 'async with'")
+
+
+def _change(text: Any, metadata: Any, expires_at: Any) -> Change:
+    if all(given is msgspec.UNSET for given in (text, metadata, expires_at)):
+        raise ConfigError("nothing is to be changed: give text, metadata or expires_at")
+    if text is not msgspec.UNSET and not (isinstance(text, str) and text.strip()):
+        raise ConfigError(f"text is a text that is not blank, got {text!r:.80}; `delete` destroys a memory")
+    return Change(
+        text=text if text is msgspec.UNSET else clean(text),
+        metadata=metadata if metadata is msgspec.UNSET else require_metadata(metadata),
+        expires_at=expires_at if expires_at is msgspec.UNSET else as_time(expires_at),
+    )

@@ -1,0 +1,217 @@
+"""What `add` takes, and that it stores it once."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakes import ScriptedOllama, error
+
+from ollama_async_mem.errors import ConfigError, OllamaError, RecordNotFound
+from ollama_async_mem.memory.intake import keyed_id
+from ollama_async_mem.memory.messages import as_messages
+from ollama_async_mem.records import Message, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ollama_async_mem import Memory
+
+MAY = datetime(2023, 5, 8, 13, 56, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("hi", Message(content="hi")),
+        ({"content": "hi"}, Message(content="hi")),
+        ({"role": "assistant", "content": "hi", "name": "Ann"}, Message(role="assistant", content="hi", name="Ann")),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            Message(content="a\nb"),
+        ),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]},
+            Message(images=("https://x/y.png",)),
+        ),
+        ({"content": "see", "images": ["aGk="]}, Message(content="see", images=("aGk=",))),
+        (
+            {"role": "tool", "content": "21 C", "tool_name": "weather"},
+            Message(role="tool", content="21 C", name="weather"),
+        ),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+            Message(role="assistant", content='calls f({"a":1})'),
+        ),
+        ({"content": "hi", "timestamp": "2023-05-08T13:56:00Z"}, Message(content="hi", timestamp=MAY)),
+        (SimpleNamespace(role="user", content="hi"), Message(content="hi")),
+    ],
+)
+def test_messages_of_many_shapes_are_read(given: Any, read: Message) -> None:
+    """Texts, mappings as OpenAI and Ollama have them, and objects."""
+    assert as_messages([given]) == [read]
+
+
+def test_instructions_are_not_remembered() -> None:
+    """System prompts are the application's, not something that was said."""
+    system = {"role": "system", "content": "You are helpful."}
+    assert as_messages([system, "hi"]) == [Message(content="hi")]
+    with pytest.raises(ConfigError, match=r"only .system. messages"):
+        as_messages([system])
+
+
+async def test_dates_are_resolved_against_the_time_of_the_message(memory: Callable[..., Memory]) -> None:
+    """Each message has its own time, or that of the call; the text stays as it is."""
+    async with memory() as mem:
+        added = await mem.add(
+            [
+                "I went to a support group yesterday",
+                {"content": "I went to a support group yesterday!", "timestamp": "2023-06-09T10:00:00+02:00"},
+            ],
+            user_id="caroline",
+            timestamp=MAY,
+            infer=False,
+        )
+        assert [t.dates[0].start for t in added.turns] == [date(2023, 5, 7), date(2023, 6, 8)]
+        assert added.turns[0].text == "I went to a support group yesterday"
+        assert (await mem.get(added.turns[0].id)) == added.turns[0]
+
+
+async def test_the_same_words_again_are_not_stored_twice(memory: Callable[..., Memory]) -> None:
+    """Of the same speaker in the same scope within the window; others are others."""
+    async with memory() as mem:
+        first = await mem.add("I like tea", user_id="alice", run_id="1", timestamp=MAY, infer=False)
+        again = await mem.add("I like tea", user_id="alice", run_id="1", timestamp=MAY, infer=False)
+        assert (again.turns, again.is_new, again.extraction) == (first.turns, False, "none")
+        await mem.add("I like tea", user_id="alice", run_id="2", timestamp=MAY, infer=False)
+        await mem.add(
+            Message(content="I like tea", name="Bob"), user_id="alice", run_id="1", timestamp=MAY, infer=False
+        )
+        await mem.add("I like tea", user_id="alice", run_id="1", timestamp=MAY + timedelta(minutes=1), infer=False)
+        assert (await mem.count()).turns == 4
+
+
+async def test_what_was_deleted_can_be_added_again(memory: Callable[..., Memory]) -> None:
+    """The window forgets what is deleted."""
+    async with memory() as mem:
+        first = await mem.add("I like tea", user_id="alice", infer=False)
+        await mem.delete(first.turns[0].id)
+        assert (await mem.add("I like tea", user_id="alice", infer=False)).is_new
+        await mem.delete_all(user_id="alice")
+        assert (await mem.add("I like tea", user_id="alice", infer=False)).is_new
+
+
+async def test_concurrent_adds_of_the_same_words_are_one(memory: Callable[..., Memory]) -> None:
+    """All of them return when the turn is durable."""
+    async with memory() as mem:
+        adds = await asyncio.gather(*(mem.add("only once", user_id="alice", infer=False) for _ in range(50)))
+        assert len({added.turns[0].id for added in adds}) == 1
+        assert sum(added.is_new for added in adds) == 1
+        assert (await mem.count()).turns == 1
+
+
+async def test_who_waited_for_an_add_that_failed_adds_itself(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """A failure is only its own caller's."""
+    server.enqueue("POST /api/embed", error(400, "no"))
+    async with memory() as mem:
+        adds = await asyncio.gather(
+            *(mem.add("only once", user_id="alice", infer=False) for _ in range(2)), return_exceptions=True
+        )
+        [failure] = [added for added in adds if isinstance(added, Exception)]
+        assert isinstance(failure, OllamaError)
+        assert (await mem.count()).turns == 1
+
+
+async def test_a_key_makes_an_add_idempotent(memory: Callable[..., Memory]) -> None:
+    """Also after the memory was closed, for several callers at once, and in each scope by itself."""
+    async with memory() as mem:
+        adds = await asyncio.gather(*(mem.add(["a", "b"], user_id="alice", key="m1", infer=False) for _ in range(20)))
+        assert sum(added.is_new for added in adds) == 1
+        assert len({tuple(t.id for t in added.turns) for added in adds}) == 1
+        assert [turn.text for turn in adds[0].turns] == ["a", "b"]
+    async with memory() as mem:
+        again = await mem.add(["a", "b"], user_id="alice", key="m1", infer=False)
+        assert (again.is_new, [turn.text for turn in again.turns]) == (False, ["a", "b"])
+        assert (await mem.add("a", user_id="bob", key="m1", infer=False)).is_new
+        assert (await mem.count()).turns == 3
+
+
+def test_keyed_ids_sort_as_the_messages() -> None:
+    """Neighbours of the same time come in the order of their ids."""
+    ids = [keyed_id(Scope("u"), "k", n) for n in range(300)]
+    assert ids == sorted(ids)
+    assert keyed_id(Scope("u"), "k", 0) != keyed_id(Scope("v"), "k", 0) != keyed_id(Scope("v"), "l", 0)
+    assert ids[0][14] == "8"
+
+
+async def test_many_are_added_at_once(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """An import shares requests and transactions, keeps order, and tells how far it is."""
+    told: list[tuple[int, int]] = []
+    async with memory() as mem:
+        added = await mem.add_many(
+            ({"messages": f"note {n}", "user_id": f"u{n % 3}", "timestamp": MAY} for n in range(300)),
+            infer=False,
+            on_progress=lambda done, total: told.append((done, total)),
+        )
+        assert [a.turns[0].text for a in added] == [f"note {n}" for n in range(300)]
+        assert told[-1] == (300, 300)
+        assert (await mem.count(user_id="u1")).turns == 100
+        assert len(server.requests_to("POST /api/embed")) < 30
+        with pytest.raises(ConfigError, match=r"addition 2: .*blank"):
+            await mem.add_many([{"messages": "x", "user_id": "u"}, {"messages": " ", "user_id": "u"}], infer=False)
+        with pytest.raises(ConfigError, match=r"addition 1: .*colour"):
+            await mem.add_many([{"messages": "x", "user_id": "u", "colour": 1}])
+
+
+async def test_what_expires_is_gone(memory: Callable[..., Memory]) -> None:
+    """It is not found from then on, and destroyed when the memory is opened next."""
+    async with memory() as mem:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        gone = await mem.add("gone soon", user_id="alice", expires_at=past, infer=False)
+        kept = await mem.add("gone later", user_id="alice", expires_at="2999-01-01", infer=False)
+        assert [hit.id for hit in await mem.search("gone", user_id="alice")] == [kept.turns[0].id]
+    async with memory() as mem:
+        async with mem.events() as events:
+            async for event in events:
+                assert event.__class__.__name__ == "MemoriesDeleted"
+                break
+        with pytest.raises(RecordNotFound):
+            await mem.get(gone.turns[0].id)
+
+
+async def test_images_are_described_in_words(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """By a model with vision; those by URL are not fetched."""
+    server.settings.answer = lambda _: "A grey cat\non a sofa."
+    async with memory(vision="llava") as mem:
+        added = await mem.add({"content": "look!", "images": [b"PNG"]}, user_id="alice", infer=False)
+        assert added.turns[0].text == "look!\n[image: A grey cat on a sofa.]"
+        [asked] = server.requests_to("POST /api/chat")
+        assert (asked.json["model"], asked.json["messages"][0]["images"]) == ("llava", ["UE5H"])
+        by_url = {"content": [{"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}]}
+        added = await mem.add(by_url, user_id="alice", infer=False)
+        assert added.turns[0].text == "[image: https://example.org/cat.png]"
+
+
+async def test_images_need_a_model_with_vision(memory: Callable[..., Memory]) -> None:
+    """Without one the words are kept, and a message without words is refused."""
+    async with memory() as mem:
+        added = await mem.add({"content": "look!", "images": ["UE5H"]}, user_id="alice", infer=False)
+        assert added.turns[0].text == "look!"
+        with pytest.raises(ConfigError, match="vision="):
+            await mem.add({"images": ["UE5H"]}, user_id="alice")
+
+
+async def test_an_image_that_cannot_be_described_is_not_lost_silently(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """The failure is the caller's, and nothing is stored."""
+    server.enqueue("POST /api/chat", error(500, "out of memory"), repeat=True)
+    async with memory(vision="llava") as mem:
+        with pytest.raises(OllamaError):
+            await mem.add({"content": "look!", "images": [b"PNG"]}, user_id="alice")
+        assert (await mem.count()).turns == 0
