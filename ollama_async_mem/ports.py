@@ -104,9 +104,15 @@ class MemoryStore(Protocol):
         ...
 
     async def add_turns(
-        self, turns: Sequence[Turn], vectors: Sequence[Vector], *, model: str, extract: bool = False
+        self,
+        turns: Sequence[Turn],
+        vectors: Sequence[Vector],
+        *,
+        model: str,
+        extract: bool = False,
+        prompt: str | None = None,
     ) -> str | None:
-        """Store turns, vectors and keyword index, and queue one extraction job where `extract` is set.
+        """Store turns, vectors and keyword index; where `extract` is set, queue a job for their facts, with a `prompt`.
 
         `vectors[i]` belongs to `turns[i]`; `model` made them; they are stored with length one. Returns the job's id.
 

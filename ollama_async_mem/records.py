@@ -299,6 +299,8 @@ class EmbeddingSpace(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Turns whose facts are still to be extracted, as a store hands them out; `attempts` counts this one.
 
+    `prompt` takes the place of the usual instructions to the model.
+
     `claim` is the fencing token: whoever was overtaken by a later claim can no longer end the job.
     """
 
@@ -307,6 +309,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     turn_ids: tuple[str, ...]
     attempts: int
     claim: int = 0
+    prompt: str | None = None
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -344,3 +347,4 @@ class StoredJob(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["queued", "dead"] = "queued"
     attempts: int = 0
     error: str | None = None
+    prompt: str | None = None

@@ -31,7 +31,7 @@ from ollama_async_mem.records import (
 )
 
 CASE = json.loads(sys.argv[1])
-DEPTH = 50  # where `mrr` no longer looks
+DEPTH = 20  # where `mrr` no longer looks
 USER = "somebody"
 
 

@@ -16,7 +16,7 @@ import msgspec
 from ollama_async_mem.memory.dates import find_dates
 from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.sentences import clauses_of, touched
-from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, plain, stem
+from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, plain, stem, words
 from ollama_async_mem.records import DateRange, Turn  # noqa: TC001 - msgspec resolves annotations
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ _SELF = re.compile(r"^(?:id|ill|my|we|weve|our|ich|yo|je|אני|أنا)\b|^[我�
 _USER = re.compile(r"(?:the )?user\b", re.IGNORECASE)
 _PRONOUNS = frozenset(listed("he she they it this that these those his her their its you your hes shes theyre there"))
 _ANOTHER = re.compile(r"\b(?:you|your|youre|youve|yours|yourself|u|ur|he|she|his|her|him|hes|shes)\b|[你您他她]")
+_POSSESSIVE = re.compile(r"['\u2019]s?\b")
 _ORDER = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|rules?|prompts?|everything|memor\w+|facts?|above|"
     r"previous)\b|\b(?:delete|erase|wipe|remove|clear|drop|overwrite)\b.{0,40}\b(?:memor\w+|facts?|everything|records?|"
@@ -74,7 +75,8 @@ _LIGHT = LIKES | frozenset(
         still interest interested consider value appreciate own work friend name call"""
     )
 )
-_ROLES = frozenset({stem("user"), stem("assistant")})
+_ROLES = frozenset({"user", "assistant"})
+_ROLE_STEMS = frozenset(map(stem, _ROLES))
 _GENERIC = _LIGHT | frozenset({"live", "com", "eat", "drink"})
 
 
@@ -185,16 +187,15 @@ def _is_order(text: str, source: _Source) -> bool:
 
 def _has_wrong_subject(text: str, source: _Source, people: set[str]) -> bool:
     """Whether a statement is about somebody else than what was said, or about nobody."""
-    first = plain(text)
-    if first.split()[0] in _PRONOUNS:
+    if plain(text).split()[0] in _PRONOUNS:
         return True
-    turn, said = source.turn, plain(source.said)
-    subject = _leading(first, people)
+    turn = source.turn
+    subject = _leading(text, people) or _named(text, source)
     if turn.role == "assistant" and not turn.speaker:  # what an assistant says tells something about itself at most
         return subject is None or plain(subject) != "assistant"
     if subject is None or plain(subject) == plain(turn.who):
         return False
-    if subject not in people:  # "user", where people have names
+    if subject in _ROLES and subject not in people:  # where people have names
         return True
     clauses = clauses_of(source.said)
     elsewhere = [c for c in clauses if plain(subject) not in plain(c.text) and not _ANOTHER.search(plain(c.text))]
@@ -204,8 +205,14 @@ def _has_wrong_subject(text: str, source: _Source, people: set[str]) -> bool:
 def _leading(text: str, people: set[str]) -> str | None:
     """Whose name a statement begins with."""
     known = sorted({*people, "user", "assistant"}, key=len, reverse=True)
-    flat = f"{text.removeprefix('the ')} "
+    flat = f"{plain(_POSSESSIVE.sub('', normal(text))).removeprefix('the ')} "
     return next((who for who in known if plain(who) and flat.startswith(f"{plain(who)} ")), None)
+
+
+def _named(text: str, source: _Source) -> str | None:
+    """The first word of a statement where it is a name of which was spoken."""
+    first = next(iter(content(text)), "")
+    return first if text[:1].isupper() and first in names(source.said) and first == stem(words(text)[0]) else None
 
 
 def _misreading(text: str, source: _Source) -> Reason | None:
@@ -216,8 +223,11 @@ def _misreading(text: str, source: _Source) -> Reason | None:
     if not _HEDGED.search(plain(text)) and _is_drawn_from(text, [c for c in clauses if c.is_supposed], clauses, source):
         return "supposition"
     denied = [c for c in clauses if c.is_denied]
-    if is_negated(text) or not content(source.said):  # without words of its own it is an answer: yes or no
+    if not content(source.said):  # without words of its own it is an answer: yes or no
         return None if is_negated(text) == bool(denied) else "negation"
+    if is_negated(text):
+        stated = [c for c in clauses if not c.is_denied]
+        return "negation" if not denied or _is_drawn_from(text, stated, clauses, source) else None
     return "negation" if _is_drawn_from(text, denied, clauses, source) else None
 
 
@@ -251,7 +261,7 @@ def _invention(text: str, source: _Source) -> Reason | None:
 
 @lru_cache(maxsize=256)
 def _stems(said: str) -> frozenset[str]:
-    return frozenset(content(said)) | _ROLES
+    return frozenset(content(said)) | _ROLE_STEMS
 
 
 def _is_heard(word: str, heard: frozenset[str], said: str) -> bool:

@@ -41,7 +41,7 @@ _STOP_WORDS = (
 _STOP = frozenset(_STOP_WORDS.split())
 _ENDINGS = ("ingly", "edly", "ings", "ions", "ing", "ies", "ied", "ers", "ion", "ed", "es", "er", "ly", "s", "y", "e")
 _RESTS = frozenset(("", *_ENDINGS, "al", "ment", "ments"))
-_DOUBLING = ("ing", "ed", "er", "ers")
+_DOUBLING = ("ing", "ings", "ed", "er", "ers")
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,8 +90,8 @@ def root(word: str) -> str:
     for ending in _ENDINGS:
         if word.endswith(ending) and len(word) - len(ending) >= _SHORTEST_ROOT:
             cut = word.removesuffix(ending)
-            is_doubled = cut[-1] == cut[-2] and cut[-1] not in "lsz" and len(cut) > _SHORTEST_ROOT
-            return cut[:-1] if is_doubled else cut
+            is_doubled = ending in _DOUBLING and cut[-1] == cut[-2] and len(cut) > _SHORTEST_ROOT
+            return cut[:-1] if is_doubled and cut[-1] in "bdgmnprt" else cut
     return word
 
 

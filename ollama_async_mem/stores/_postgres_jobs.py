@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-def job_for(turns: Sequence[Turn]) -> StoredJob:
+def job_for(turns: Sequence[Turn], prompt: str | None) -> StoredJob:
     """Return a new job for turns of one scope.
 
     Raises:
@@ -56,7 +56,7 @@ def job_for(turns: Sequence[Turn]) -> StoredJob:
     """
     if any(turn.scope != turns[0].scope for turn in turns):
         raise StoreError("one extraction job takes turns of one scope; add those of others by themselves")
-    return StoredJob(id=new_id(), scope=turns[0].scope, turn_ids=tuple(turn.id for turn in turns))
+    return StoredJob(id=new_id(), scope=turns[0].scope, turn_ids=tuple(turn.id for turn in turns), prompt=prompt)
 
 
 async def claim(conn: Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:
@@ -93,6 +93,7 @@ def _job(row: Row) -> Job:
         turn_ids=tuple(map(read, row["turn_ids"])),
         attempts=row["claims"] - row["returned"],
         claim=row["claims"],
+        prompt=read_or_none(row["prompt"]),
     )
 
 

@@ -223,6 +223,7 @@ CREATE TABLE jobs (
   claims integer NOT NULL DEFAULT 0, returned integer NOT NULL DEFAULT 0,
   lease_until timestamptz, next_try_at timestamptz,
   last_error text,
+  prompt text,  -- in the place of the usual instructions
   PRIMARY KEY (user_id, id)
 );
 

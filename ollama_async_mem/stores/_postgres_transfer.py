@@ -91,6 +91,7 @@ async def dump_jobs(conn: Connection, scope: Scope) -> list[StoredJob]:
             state=row["state"],
             attempts=row["claims"] - row["returned"],
             error=read_or_none(row["last_error"]),
+            prompt=read_or_none(row["prompt"]),
         )
         for row in await conn.fetch(sql, *values)
     ]

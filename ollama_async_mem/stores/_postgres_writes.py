@@ -183,14 +183,15 @@ async def queue(conn: Connection, jobs: Sequence[StoredJob]) -> None:
 
 
 _QUEUE = """
-INSERT INTO jobs (user_id, agent_id, run_id, id, turn_ids, state, claims, last_error)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+INSERT INTO jobs (user_id, agent_id, run_id, id, turn_ids, state, claims, last_error, prompt)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING
 """
 
 
 def _job_columns(job: StoredJob) -> tuple[Any, ...]:
     turn_ids = [write(turn_id) for turn_id in job.turn_ids]
-    return (*written_scope(job.scope), write(job.id), turn_ids, job.state, job.attempts, write_or_none(job.error))
+    told = (write_or_none(job.error), write_or_none(job.prompt))
+    return (*written_scope(job.scope), write(job.id), turn_ids, job.state, job.attempts, *told)
 
 
 async def supersede(

@@ -22,7 +22,7 @@ from ._sqlite_inserts import insert_memories, link, scope_id, turn_seqs
 from ._sqlite_rows import find, read_scope
 from ._sqlite_values import from_micros, micros
 from ._sqlite_writes import reinforce, supersede
-from ._text import clean
+from ._text import clean, clean_or_none
 
 if TYPE_CHECKING:
     import sqlite3
@@ -50,9 +50,15 @@ __all__ = [
 
 
 def add_turns_and_job(
-    conn: sqlite3.Connection, memories: Sequence[Turn], vectors: Sequence[Vector], *, model: str, where: str
+    conn: sqlite3.Connection,
+    memories: Sequence[Turn],
+    vectors: Sequence[Vector],
+    *,
+    model: str,
+    where: str,
+    prompt: str | None,
 ) -> str | None:
-    """Store turns of one scope and queue one job for them; returns its id.
+    """Store turns of one scope and queue one job for them, with its prompt; returns its id.
 
     Raises:
         StoreError: the turns belong to different scopes.
@@ -63,15 +69,15 @@ def add_turns_and_job(
         raise StoreError("one extraction job takes turns of one scope; add those of others by themselves")
     seqs = insert_memories(conn, memories, vectors, model=model, where=where)
     job_id = new_id()
-    queue(conn, StoredJob(id=job_id, scope=memories[0].scope, turn_ids=()), seqs)
+    queue(conn, StoredJob(id=job_id, scope=memories[0].scope, turn_ids=(), prompt=prompt), seqs)
     return job_id
 
 
 def queue(conn: sqlite3.Connection, job: StoredJob, seqs: Sequence[int]) -> None:
     """Store a job for the turns of these rows."""
-    sql = "INSERT INTO jobs (id, scope_id, state, claims, last_error) VALUES (?, ?, ?, ?, ?)"
-    error = None if job.error is None else clean(job.error)
-    values = (clean(job.id), scope_id(conn, job.scope), job.state, job.attempts, error)
+    sql = "INSERT INTO jobs (id, scope_id, state, claims, last_error, prompt) VALUES (?, ?, ?, ?, ?, ?)"
+    error, prompt = clean_or_none(job.error), clean_or_none(job.prompt)
+    values = (clean(job.id), scope_id(conn, job.scope), job.state, job.attempts, error, prompt)
     job_seq = conn.execute(sql, values).lastrowid
     conn.executemany(
         "INSERT INTO job_turns (job_seq, position, turn_seq) VALUES (?, ?, ?)",
@@ -85,8 +91,15 @@ def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta, limit: int)
     rows = conn.execute(_CLAIM, at).fetchall()
     scope = read_scope(conn, rows[0][2]) if rows else Scope()
     return [
-        Job(id=job_id, scope=scope, turn_ids=_turn_ids(conn, seq), attempts=number - returned, claim=number)
-        for seq, job_id, _, number, returned in sorted(rows)
+        Job(
+            id=job_id,
+            scope=scope,
+            turn_ids=_turn_ids(conn, seq),
+            attempts=number - returned,
+            claim=number,
+            prompt=prompt,
+        )
+        for seq, job_id, _, number, returned, prompt in sorted(rows)
     ]
 
 
@@ -103,7 +116,7 @@ WHERE seq IN (
   )
   ORDER BY seq LIMIT :limit
 )
-RETURNING seq, id, scope_id, claims, returned
+RETURNING seq, id, scope_id, claims, returned, prompt
 """
 
 

@@ -254,6 +254,20 @@ CREATE INDEX jobs_of_scope ON jobs (scope_id, seq) WHERE state = 'queued'
 """
 
 
+def m006_prompts(conn: sqlite3.Connection) -> None:
+    """Let a job have instructions of its own."""
+    conn.execute("ALTER TABLE jobs ADD COLUMN prompt TEXT")
+
+
+def m007_logged_changes(conn: sqlite3.Connection) -> None:
+    """Log each change of a row, not only those that vectors and codes are concerned with."""
+    conn.execute("DROP TRIGGER memories_ending")
+    conn.execute("""
+        CREATE TRIGGER memories_changed AFTER UPDATE ON memories
+        BEGIN INSERT INTO changes (seq) VALUES (old.seq); END
+    """)
+
+
 def create_index(conn: sqlite3.Connection, tokenize: str) -> None:
     """Make the keyword index anew, for a file without memories."""
     conn.execute("DROP TABLE memory_index")
@@ -272,4 +286,6 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     m003_histories,
     m004_codes,
     m005_dates,
+    m006_prompts,
+    m007_logged_changes,
 )

@@ -6,11 +6,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from ollama_async_mem.errors import RecordNotFound
 from ollama_async_mem.records import Candidate, EmbeddingSpace, Fact, MemoryRecord, Scope, Turn
 
 from ._json import read_dates, read_json
+from ._sqlite_records import Row, read_through
 from ._sqlite_values import from_micros, from_micros_or_none, name_text
 
 if TYPE_CHECKING:
@@ -85,20 +87,25 @@ def get_many(conn: sqlite3.Connection, memory_ids: Sequence[str]) -> list[Memory
 
 
 def load_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, MemoryRecord]:
-    """Read memories by row."""
-    wanted = (msgspec.json.encode(list(seqs)).decode(),)
-    sources: dict[int, list[str]] = {}
-    for fact_seq, turn_id in conn.execute(_LOAD_LINKS, wanted):
-        sources.setdefault(fact_seq, []).append(turn_id)
-    return {row[0]: _record(row, tuple(sources.get(row[0], ()))) for row in conn.execute(_LOAD, wanted)}
+    """Read memories by row; each record is the caller's own."""
+    rows = read_through(conn, seqs, _read_rows)
+    sources = _sources(conn, [seq for seq, row in rows.items() if type(row.record) is Fact])
+    return {
+        seq: replace(record, metadata=read_json(metadata) if metadata else {}, **sources.get(seq, _NO_SOURCES))
+        for seq, (record, metadata) in rows.items()
+    }
 
 
-_LOAD = f"""
-SELECT seq, memories.id, kind, role, speaker, text, quote, at, at_offset_s, created_at, valid_to, expires_at, metadata,
-  dates, {_NAMES}
-FROM memories JOIN scopes ON scopes.id = scope_id
-WHERE seq IN (SELECT value FROM json_each(?))
-"""  # noqa: S608 - column names only
+_NO_SOURCES: dict[str, tuple[str, ...]] = {}
+
+
+def _sources(conn: sqlite3.Connection, facts: Sequence[int]) -> dict[int, dict[str, tuple[str, ...]]]:
+    """The turns that facts were drawn from, by row."""
+    found: dict[int, list[str]] = {}
+    for fact_seq, turn_id in conn.execute(_LOAD_LINKS, (_json(facts),)) if facts else ():
+        found.setdefault(fact_seq, []).append(turn_id)
+    return {seq: {"turn_ids": tuple(turn_ids)} for seq, turn_ids in found.items()}
+
 
 _LOAD_LINKS = """
 SELECT fact_seq, memories.id FROM links JOIN memories ON seq = turn_seq
@@ -107,23 +114,42 @@ ORDER BY fact_seq, position
 """
 
 
-def _record(row: tuple[Any, ...], turn_ids: tuple[str, ...]) -> MemoryRecord:
-    """A row of `_LOAD` as a record."""
-    _, memory_id, kind, role, speaker, text, quote, at, offset_s, *rest = row
-    created_at, valid_to, expires_at, metadata, dates, *names = rest
+def _read_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, Row]:
+    scopes: dict[int, Scope] = {}
+    rows: dict[int, Row] = {}
+    for seq, scope_id, metadata, *columns in conn.execute(_LOAD, (_json(seqs),)).fetchall():
+        if scope_id not in scopes:
+            scopes[scope_id] = read_scope(conn, scope_id)
+        rows[seq] = Row(_record(scopes[scope_id], columns), metadata)
+    return rows
+
+
+_LOAD = """
+SELECT seq, scope_id, metadata, memories.id, kind, role, speaker, text, quote, at, at_offset_s, created_at, valid_to,
+  expires_at, dates
+FROM json_each(?) CROSS JOIN memories ON seq = value
+"""
+
+
+def _json(seqs: Sequence[int]) -> str:
+    return msgspec.json.encode(list(seqs)).decode()
+
+
+def _record(scope: Scope, columns: Sequence[Any]) -> MemoryRecord:
+    """A row of `_LOAD` from its id on as a record, without metadata and `turn_ids`."""
+    memory_id, kind, role, speaker, text, quote, at, offset_s, created_at, valid_to, expires_at, dates = columns
     common: dict[str, Any] = {
         "id": memory_id,
-        "scope": scope_of(names),
+        "scope": scope,
         "text": text,
         "at": from_micros(at, offset_s),
         "created_at": from_micros(created_at),
-        "metadata": read_json(metadata) if metadata else {},
         "expires_at": from_micros_or_none(expires_at),
         "dates": read_dates(dates),
     }
     if kind == "turn":
         return Turn(role=role, speaker=speaker, **common)
-    return Fact(quote=quote, turn_ids=turn_ids, valid_to=from_micros_or_none(valid_to), **common)
+    return Fact(quote=quote, turn_ids=(), valid_to=from_micros_or_none(valid_to), **common)
 
 
 def candidates(conn: sqlite3.Connection, scored: Iterable[tuple[int, float]]) -> list[Candidate]:

@@ -19,6 +19,8 @@ from ._sqlite_work import MemoConnection
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ._sqlite_records import RecordCache
+
 __all__ = ["connect_reader", "connect_writer", "expand", "transaction"]
 
 OLDEST_SQLITE = (3, 35, 0)  # RETURNING and DROP COLUMN: https://www.sqlite.org/releaselog/3_35_0.html
@@ -77,10 +79,13 @@ def connect_writer(
     return conn
 
 
-def connect_reader(path: Path | None, *, busy_timeout_s: float) -> sqlite3.Connection:
+def connect_reader(
+    path: Path | None, *, busy_timeout_s: float, records: RecordCache | None = None
+) -> sqlite3.Connection:
     """Open a connection that cannot write; the writer has made the file what it should be."""
     with _connect(path, busy_timeout_s) as conn:
         conn.execute("PRAGMA query_only = ON")
+        conn.records = records
     return conn
 
 
@@ -137,7 +142,7 @@ def _create_index(conn: sqlite3.Connection, tokenize: str) -> None:
 
 
 @contextmanager
-def _connect(path: Path | None, busy_timeout_s: float) -> Iterator[sqlite3.Connection]:
+def _connect(path: Path | None, busy_timeout_s: float) -> Iterator[MemoConnection]:
     """Open a connection with the settings that every connection has; it is closed where the body fails."""
     conn = sqlite3.connect(
         ":memory:" if path is None else path,

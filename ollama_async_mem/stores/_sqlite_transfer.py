@@ -76,7 +76,7 @@ def dump_jobs(conn: sqlite3.Connection, scope: Scope) -> list[StoredJob]:
     keys = resolve(conn, scope)
     if keys is None:
         return []
-    columns = "seq, id, scope_id, state, claims - returned, last_error"
+    columns = "seq, id, scope_id, state, claims - returned, last_error, prompt"
     sql = f"SELECT {columns} FROM jobs WHERE {keys.sql('scope_id')} ORDER BY seq"  # noqa: S608 - column names only
     return [
         StoredJob(
@@ -86,8 +86,9 @@ def dump_jobs(conn: sqlite3.Connection, scope: Scope) -> list[StoredJob]:
             state=state,
             attempts=attempts,
             error=error,
+            prompt=prompt,
         )
-        for seq, job_id, scope_id, state, attempts, error in conn.execute(sql, keys.keys).fetchall()
+        for seq, job_id, scope_id, state, attempts, error, prompt in conn.execute(sql, keys.keys).fetchall()
     ]
 
 

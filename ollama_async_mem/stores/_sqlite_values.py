@@ -33,8 +33,8 @@ def micros_or_none(at: datetime | None) -> int | None:
 
 def from_micros(at: int, offset_s: int = 0) -> datetime:
     """The other way, in UTC or on a clock that is `offset_s` ahead of it."""
-    zone = timezone(timedelta(seconds=offset_s)) if offset_s else UTC
-    return (_EPOCH + timedelta(microseconds=at)).astimezone(zone)
+    in_utc = _EPOCH + timedelta(microseconds=at)
+    return in_utc.astimezone(timezone(timedelta(seconds=offset_s))) if offset_s else in_utc
 
 
 def from_micros_or_none(at: int | None) -> datetime | None:

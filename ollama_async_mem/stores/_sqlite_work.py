@@ -18,6 +18,8 @@ from ._sqlite_errors import FAILURES, is_of_the_disk
 if TYPE_CHECKING:
     import asyncio
 
+    from ._sqlite_records import RecordCache
+
 __all__ = ["Item", "MemoConnection", "Mode", "Work", "commit_all", "memo_of", "read", "rollback", "serve"]
 
 T = TypeVar("T")
@@ -26,11 +28,15 @@ Mode: TypeAlias = Literal["read", "write", "alone"]
 
 
 class MemoConnection(sqlite3.Connection):
-    """A connection with a memo of what was read or written in it, which is emptied whenever that may not be stored."""
+    """A connection with a memo of what was read or written in it, which is emptied whenever that may not be stored.
+
+    One that reads may have records of what is stored, which it shares with others.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.memo: dict[Any, Any] = {}
+        self.records: RecordCache | None = None  # for one that only reads what is committed
 
 
 def memo_of(conn: sqlite3.Connection) -> dict[Any, Any]:

@@ -125,20 +125,17 @@ class PostgresStore:
         """
         if self._open is not None:
             raise StoreError(f"the store {self.location} is open already")
-        async with session(self._url, timeout_s=self._limits.connect_timeout_s, where=self.location) as conn:
-            await conn.execute(f"SET lock_timeout = {self._limits.busy_timeout_s * 1000:.0f}")
-            vectors_in = await open_schema(
-                conn, schema=self._schema, choices=self._choices, create=self._create, where=self.location
-            )
-        self._search_path = f"{quoted(self._schema)}, {quoted(vectors_in)}"
+        where, limits, schema, choices = self.location, self._limits, self._schema, self._choices
+        async with session(self._url, timeout_s=limits.connect_timeout_s, where=where) as conn:
+            await conn.execute(f"SET lock_timeout = {limits.busy_timeout_s * 1000:.0f}")
+            vectors_in = await open_schema(conn, schema=schema, choices=choices, create=self._create, where=where)
         self._space = None
         self._claims = asyncio.Lock()
         self._is_warned = False
-        pool = PostgresPool(
-            self._url, where=self.location, search_path=self._search_path, vectors_in=vectors_in, limits=self._limits
-        )
+        path = self._search_path = f"{quoted(schema)}, {quoted(vectors_in)}"
+        pool = PostgresPool(self._url, where=where, search_path=path, vectors_in=vectors_in, limits=limits)
         await pool.start()
-        self._additions = Additions(partial(self._add, pool), where=self.location)
+        self._additions = Additions(partial(self._add, pool), where=where)
         self._open = pool
         return self
 
@@ -155,11 +152,17 @@ class PostgresStore:
         return await self._read(reads.read_space)
 
     async def add_turns(
-        self, turns: Sequence[Turn], vectors: Sequence[Vector], *, model: str, extract: bool = False
+        self,
+        turns: Sequence[Turn],
+        vectors: Sequence[Vector],
+        *,
+        model: str,
+        extract: bool = False,
+        prompt: str | None = None,
     ) -> str | None:
         """Store turns, and queue one extraction job for them where `extract` is set. Returns the job's id."""
         self._pool.check_loop()
-        job = queue.job_for(turns) if extract and turns else None
+        job = queue.job_for(turns, prompt) if extract and turns else None
         rows, space = await prepare(turns, vectors, model=model, where=self.location)
         if space is not None:
             await self._additions.add(Addition(rows, space, job))

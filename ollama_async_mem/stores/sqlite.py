@@ -27,6 +27,7 @@ from ._sqlite_keywords import PhraseCounts, keyword_candidates
 from ._sqlite_matrices import MatrixCache
 from ._sqlite_merges import IndexMerge, merge_index
 from ._sqlite_migrations import DEFAULT_TOKENIZER, MIGRATIONS
+from ._sqlite_records import RecordCache
 from ._sqlite_schema import connect_reader, connect_writer, expand
 from ._sqlite_threads import SQLiteThreads
 
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+RECORD_BYTES = 32 << 20
 
 __all__ = ["SQLiteStore"]
 
@@ -102,7 +105,7 @@ class SQLiteStore:
             is_relaxed=durability == "relaxed",
             tokenize=tokenize,
         )
-        self._connect_reader = partial(connect_reader, self._path, busy_timeout_s=busy_timeout_s)
+        self._busy_timeout_s = busy_timeout_s
         self._readers = 0 if path is None else readers
         self._cache_bytes = cache_bytes
         self._open: SQLiteThreads | None = None
@@ -112,6 +115,8 @@ class SQLiteStore:
         """Begin with what is kept in memory of a file."""
         self._cache, self._phrases = MatrixCache(self._cache_bytes), PhraseCounts()
         self._upkeep, self._merge = Upkeep(), IndexMerge()
+        records = RecordCache(RECORD_BYTES)
+        self._connect_reader = partial(connect_reader, self._path, busy_timeout_s=self._busy_timeout_s, records=records)
 
     def _keep_up(self, conn: sqlite3.Connection, *, is_idle: bool) -> float | None:
         """Do a step of what nobody waits for; returns how long nothing must be written until the next, if there is."""
@@ -159,10 +164,16 @@ class SQLiteStore:
         return await self._read(rows.read_space)
 
     async def add_turns(
-        self, turns: Sequence[Turn], vectors: Sequence[Vector], *, model: str, extract: bool = False
+        self,
+        turns: Sequence[Turn],
+        vectors: Sequence[Vector],
+        *,
+        model: str,
+        extract: bool = False,
+        prompt: str | None = None,
     ) -> str | None:
         """Store turns, and queue one extraction job for them where `extract` is set. Returns the job's id."""
-        add = queue.add_turns_and_job if extract else insert_memories
+        add = partial(queue.add_turns_and_job, prompt=prompt) if extract else insert_memories
         made = await self._threads.write(
             partial(add, memories=tuple(turns), vectors=tuple(vectors), model=model, where=self.location)
         )

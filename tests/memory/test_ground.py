@@ -152,6 +152,9 @@ def test_whose_fact_it_is_is_not_mixed_up() -> None:
     assert reason(1, "I adopted a cat", "Ben adopted a cat.") == "subject"
     assert reason(2, "I adopted a dog", "Mia adopted a dog.") == "subject"
     assert reason(2, "Congrats on your promotion", "Mia got a promotion.") == "kept"
+    assert judged("Hey Zoe! I lost my job.", "Zoe lost her job.") == "subject"
+    assert judged("Hey Zoe! I heard you lost your job.", "Zoe lost her job.") == "kept"
+    assert judged("I met Zoe. She lost her job.", "Zoe lost her job.") == "kept"
 
 
 def test_first_person_statements_are_given_to_their_speaker() -> None:

@@ -76,7 +76,7 @@ def test_what_was_said_before_lends_its_words() -> None:
     asked, answer, other = turn(1, "Do you paint?"), turn(2, "Yes, every day."), turn(3, "So do I.")
     around = {"t2": [asked, other]}
     hits = ranked("painting", answer, turn(9, "No."), neighbours=around)
-    assert ids(hits) == ["t2", "t1", "t3", "t9"]
+    assert ids(hits)[:2] == ["t2", "t1"]
     parts = {hit.id: hit.parts for hit in hits}
     assert parts["t2"]["keyword"] == 0
     assert parts["t2"]["neighbours"] > 1

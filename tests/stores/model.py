@@ -98,7 +98,13 @@ class ModelStore:
         return self._space
 
     async def add_turns(
-        self, turns: Sequence[Turn], vectors: Sequence[Vector], *, model: str, extract: bool = False
+        self,
+        turns: Sequence[Turn],
+        vectors: Sequence[Vector],
+        *,
+        model: str,
+        extract: bool = False,
+        prompt: str | None = None,
     ) -> str | None:
         self._insert(turns, [unit(vector) for vector in vectors], model)
         if not (extract and turns):

@@ -11,10 +11,20 @@ from msgspec.structs import replace
 
 from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreError
-from ollama_async_mem.records import Event, Job, JobStatus, Reinforcement, Scope, Supersession
+from ollama_async_mem.records import (
+    EmbeddingSpace,
+    Event,
+    Job,
+    JobStatus,
+    Reinforcement,
+    Scope,
+    Supersession,
+    new_id,
+)
 from stores.samples import (
     ALICE,
     BOB,
+    DIMENSION,
     LEASE,
     LONG_AGO,
     MODEL,
@@ -47,6 +57,19 @@ async def test_a_job_has_the_turns_it_was_queued_with(make_store: MakeStore) -> 
         job = await claim(store)
         assert (job.id, job.scope, job.attempts) == (job_id, scope, 1)
         assert job.turn_ids == (said[0].id, said[1].id)
+
+
+async def test_a_job_keeps_its_own_prompt(make_store: MakeStore) -> None:
+    """Until it is claimed, and when it is copied; whatever characters it has."""
+    prompt = "Only what they eat\0, \U0001f95c."
+    async with make_store() as store:
+        await store.add_turns([turn("one")], [axis(1)], model=MODEL, extract=True, prompt=prompt)
+        [stored] = await store.dump_jobs(Scope())
+        claimed = await claim(store)
+        assert stored.prompt == claimed.prompt == prompt
+        await store.finish_jobs([claimed], [], [], model=MODEL)
+        await store.load([], [replace(stored, id=new_id())], space=EmbeddingSpace(MODEL, DIMENSION))
+        assert (await claim(store)).prompt == prompt
 
 
 async def test_a_job_takes_turns_of_one_scope(make_store: MakeStore) -> None:
