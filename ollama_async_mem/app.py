@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio.to_thread
 
@@ -13,7 +13,7 @@ from ollama_async_mem.config import load_settings, settings_file
 from ollama_async_mem.connect import connect
 from ollama_async_mem.embedding import OllamaEmbedder
 from ollama_async_mem.llm import OllamaLLM
-from ollama_async_mem.memory.service import MemoryService
+from ollama_async_mem.memory.service import Behaviour, MemoryService
 from ollama_async_mem.stores import open_store
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Memory(MemoryService):
         client: an `OllamaClient` to use for both models, whatever the settings say; it stays open afterwards.
         config: settings, as a mapping or the path of a YAML or JSON file, see `load_config`; by default the file
             that OLLAMA_ASYNC_MEM_CONFIG names. Variables win over them, and arguments over both.
-        extract_here: whether this process works off the extraction queue, or leaves it to others on the store.
+        **behaviour: `extract_here`, `prompt`, `idle_s`, `concurrency`, `same_within`, `weights`, as of `MemoryService`.
 
     Constructing does no I/O. A settings file is read when the memory is opened: only then it may be found wrong, and
     only then `store` and `client` are those that it names.
@@ -61,7 +61,7 @@ class Memory(MemoryService):
         host: str | None = None,
         client: OllamaClient | None = None,
         config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-        extract_here: bool = True,
+        **behaviour: Unpack[Behaviour],
     ) -> None:
         config = settings_file() if config is None else config
         names = {"store": _name(store), "llm": _name(llm), "embedder": _name(embedder), "host": host}
@@ -74,7 +74,7 @@ class Memory(MemoryService):
             vision=vision,
             embedder=embedder,
             client=client,
-            extract_here=extract_here,
+            behaviour=behaviour,
         )
         self._assemble(self._load(config=config if self._file is None else {}))
 
@@ -102,7 +102,7 @@ class Memory(MemoryService):
         vision: str | ChatModel | None,
         embedder: str | Embedder | None,
         client: OllamaClient | None,
-        extract_here: bool,
+        behaviour: Behaviour,
     ) -> None:
         """Make the parts that were not given, with one client for all that one can serve."""
         clients: dict[object, OllamaClient] = {}
@@ -120,7 +120,7 @@ class Memory(MemoryService):
             ),
             llm=_given_or(llm, lambda: OllamaLLM(settings.llm, client=client_for(settings.llm))),
             vision=OllamaLLM(vision, client=client_for(settings.llm)) if isinstance(vision, str) else vision,
-            extract_here=extract_here,
+            **behaviour,
             resources=tuple(clients.values()),
         )
 

@@ -24,6 +24,7 @@ __all__ = [
     "require_scope",
     "require_score",
     "require_sort",
+    "require_text",
     "require_tokens",
     "selected",
 ]
@@ -161,6 +162,17 @@ def require_tokens(max_tokens: object) -> int:
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
         raise ConfigError(f"max_tokens is at least 1, got {max_tokens!r}")
     return max_tokens
+
+
+def require_text(name: str, value: object) -> str | None:
+    """Check a text that may be left out.
+
+    Raises:
+        ConfigError: it is blank, or no text.
+    """
+    if not isinstance(value, str | None) or (value is not None and not value.strip()):
+        raise ConfigError(f"{name} is a text that is not blank, got {value!r:.80}")
+    return None if value is None else clean(value)
 
 
 def require_infer(infer: object) -> None:

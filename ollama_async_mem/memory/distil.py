@@ -57,7 +57,7 @@ class Distiller:
         self._instructions = instructions
 
     async def distil(self, jobs: Sequence[Job]) -> Findings:
-        """Find the facts of jobs of one scope, their turns taken together.
+        """Find the facts of jobs of one scope and one prompt, their turns taken together.
 
         Raises:
             ExtractionFailed: what the model answers does not fit, also not after one repair.
@@ -70,7 +70,7 @@ class Distiller:
         rejected: list[Rejected] = []
         repaired = 0
         for portion in portions(turns):
-            statements, was_repaired = await self._ask(portion, earlier)
+            statements, was_repaired = await self._ask(portion, earlier, jobs[0].prompt or self._instructions)
             rest = [Rejected("too many")] * (len(statements) - MOST_FACTS)
             check = partial(ground, statements[:MOST_FACTS], portion, earlier=earlier)
             kept, dropped = await anyio.to_thread.run_sync(check)  # some 10 ms of words
@@ -95,9 +95,11 @@ class Distiller:
         around = await self._store.neighbours([turns[0].id], before=_EARLIER, after=0)
         return [turn for turn in around.get(turns[0].id, ()) if turn.role != "system"]
 
-    async def _ask(self, turns: Sequence[Turn], earlier: Sequence[Turn]) -> tuple[list[Statement], bool]:
+    async def _ask(
+        self, turns: Sequence[Turn], earlier: Sequence[Turn], instructions: str | None
+    ) -> tuple[list[Statement], bool]:
         """Ask for facts, and whether that took a second time: what cannot be read is shown to the model once."""
-        messages = extraction_messages(turns, earlier=earlier, instructions=self._instructions)
+        messages = extraction_messages(turns, earlier=earlier, instructions=instructions)
         try:
             return await self._statements(messages), False
         except ModelOutputError as exc:

@@ -186,7 +186,8 @@ class Ingest:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._renew, jobs)
-                await self._attempt(jobs)
+                for alike in _by_prompt(jobs):
+                    await self._attempt(alike)
                 tried = True
                 tasks.cancel_scope.cancel()
         finally:
@@ -281,6 +282,14 @@ class Ingest:
             repaired=found.repaired,
         )
         self._rejected.update(rejected.reason for rejected in found.rejected)
+
+
+def _by_prompt(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Part jobs by what the model is to be told, each part in the order in which they came."""
+    parts: dict[str | None, list[Job]] = {}
+    for job in jobs:
+        parts.setdefault(job.prompt, []).append(job)
+    return list(parts.values())
 
 
 def _is_refusal(exc: Exception) -> bool:

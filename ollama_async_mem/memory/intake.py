@@ -37,7 +37,9 @@ class Intake:
         self._store = store
         self._embedder = embedder
 
-    async def take(self, turns: Sequence[Turn], *, extract: bool, key: str | None = None) -> AddResult:
+    async def take(
+        self, turns: Sequence[Turn], *, extract: bool, key: str | None = None, prompt: str | None = None
+    ) -> AddResult:
         """Store turns of one scope; when this returns they are durable. With `extract` a job is queued for new ones.
 
         Raises:
@@ -45,12 +47,15 @@ class Intake:
             StoreError: they could not be stored; none is.
         """
         if key is not None:
-            return await self._take_once(turns, key, extract=extract)
+            return await self._take_once(turns, key, extract=extract, prompt=prompt)
         entries = self.recent.enter(turns)
         own = [entry for entry, turn in zip(entries, turns, strict=True) if entry.turn is turn]
         with self._settling(own):
-            job_id = await self._put([entry.turn for entry in own], extract=extract)
-        stored = [await self._outcome(entry, turn, extract=extract) for entry, turn in zip(entries, turns, strict=True)]
+            job_id = await self._put([entry.turn for entry in own], extract=extract, prompt=prompt)
+        stored = [
+            await self._outcome(entry, turn, extract=extract, prompt=prompt)
+            for entry, turn in zip(entries, turns, strict=True)
+        ]
         return _result(stored, job_id, is_new=bool(own))
 
     @contextmanager
@@ -63,21 +68,21 @@ class Intake:
         finally:
             self.recent.settle(own, failed=not stored)
 
-    async def _outcome(self, entry: Entry, turn: Turn, *, extract: bool) -> Turn:
+    async def _outcome(self, entry: Entry, turn: Turn, *, extract: bool, prompt: str | None) -> Turn:
         """The stored turn of an entry; where whoever wanted to store it failed, it is stored now."""
         await entry.done.wait()
         if not entry.failed:
             return entry.turn
-        return (await self.take([turn], extract=extract)).turns[0]
+        return (await self.take([turn], extract=extract, prompt=prompt)).turns[0]
 
-    async def _take_once(self, turns: Sequence[Turn], key: str, *, extract: bool) -> AddResult:
+    async def _take_once(self, turns: Sequence[Turn], key: str, *, extract: bool, prompt: str | None) -> AddResult:
         """Store turns under ids that follow from the key, unless they are there."""
         ids = [keyed_id(turns[0].scope, key, position) for position in range(len(turns))]
         if there := await self._there(ids):
             return _result(there, None, is_new=False)
         named = [msgspec.structs.replace(turn, id=id_) for turn, id_ in zip(turns, ids, strict=True)]
         try:
-            job_id = await self._put(named, extract=extract)
+            job_id = await self._put(named, extract=extract, prompt=prompt)
         except StoreError:
             if there := await self._there(ids):  # another caller with the key was faster
                 return _result(there, None, is_new=False)
@@ -87,11 +92,11 @@ class Intake:
     async def _there(self, ids: Sequence[str]) -> list[Turn]:
         return [turn for turn in await self._store.get_many(ids) if isinstance(turn, Turn)]
 
-    async def _put(self, turns: Sequence[Turn], *, extract: bool) -> str | None:
+    async def _put(self, turns: Sequence[Turn], *, extract: bool, prompt: str | None) -> str | None:
         if not turns:
             return None
         vectors = await self._embedder.embed_documents([embedded_text(turn) for turn in turns])
-        return await self._store.add_turns(turns, vectors, model=self._embedder.model, extract=extract)
+        return await self._store.add_turns(turns, vectors, model=self._embedder.model, extract=extract, prompt=prompt)
 
 
 def embedded_text(turn: Turn) -> str:

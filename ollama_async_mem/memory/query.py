@@ -61,16 +61,17 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     def about(self, speakers: Iterable[str]) -> Query:
         """Return the query with those of some speakers that it names apart from its words, unless it has no others."""
-        names = frozenset(
-            name for speaker in speakers for name in _called(speaker) if _pattern(name, self).search(self.text)
-        )
-        rest = self.text
-        for name in sorted(names, key=len, reverse=True):
-            rest = _pattern(name, self).sub(" ", rest)
-        roots = _roots(rest)
-        if not names or not roots:
-            return msgspec.structs.replace(self, names=names)
-        return msgspec.structs.replace(self, names=names, embedded=" ".join(rest.split()), roots=roots)
+        lower = self.text.lower()
+        called = {name for speaker in speakers for name in _called(speaker) if name.lower() in lower}
+        rest, names = self.text, set()
+        for name in sorted(called, key=lambda name: (-len(name), name)):
+            pattern = _pattern(name, ignore_case=self.text == lower)
+            if pattern.search(self.text):
+                names.add(name)
+                rest = pattern.sub(" ", rest)
+        if not names or not (roots := _roots(rest)):
+            return msgspec.structs.replace(self, names=frozenset(names))
+        return msgspec.structs.replace(self, names=frozenset(names), embedded=" ".join(rest.split()), roots=roots)
 
 
 def read_query(text: str, *, now: datetime | date) -> Query:
@@ -157,7 +158,6 @@ def _called(speaker: str) -> list[str]:
     return [name for name in dict.fromkeys((whole, first)) if len(name) > 1]
 
 
-def _pattern(name: str, query: Query) -> re.Pattern[str]:
+def _pattern(name: str, *, ignore_case: bool) -> re.Pattern[str]:
     """Find a name; in a query with capitals it has one, for Will and Mark are also words."""
-    flags = re.IGNORECASE if query.text.islower() else 0
-    return re.compile(rf"(?<!\w){re.escape(name)}(?:['\u2019]s)?(?!\w)", flags)
+    return re.compile(rf"(?<!\w){re.escape(name)}(?:['\u2019]s)?(?!\w)", re.IGNORECASE if ignore_case else 0)

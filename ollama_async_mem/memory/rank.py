@@ -39,7 +39,10 @@ _PARTS = ("dense", "keyword", "neighbours", "speaker", "statement", "dates", "re
 
 
 class RankingWeights(msgspec.Struct, frozen=True, kw_only=True):
-    """How much each sign that a memory fits counts; chosen on conversations other than those they were tried on.
+    """How much each sign that a memory fits counts.
+
+    The defaults are round numbers from the middle of where five conversations of LoCoMo are answered best, with two
+    embedding models; leaving out any of the five, or changing any number by a half, changes little.
 
     - listed: that it is among the most similar by vector. dense: how much more similar it is than the last of those,
       from 0 to 1. dense_before: the same of the turn before it.
@@ -90,7 +93,7 @@ def speakers(candidates: Iterable[Candidate]) -> set[str]:
     return {c.memory.speaker for c in candidates if isinstance(c.memory, Turn) and c.memory.speaker}
 
 
-def shortlist(dense: Iterable[Candidate], keyword: Iterable[Candidate], *, limit: int = 24) -> list[str]:
+def shortlist(dense: Iterable[Candidate], keyword: Iterable[Candidate], *, limit: int = 16) -> list[str]:
     """Choose the turns whose neighbours are worth a look: the best of both lists by their ranks."""
     ranks: dict[str, float] = defaultdict(float)
     for candidates in (dense, keyword):
@@ -135,10 +138,10 @@ def rank(
             similar[i],
             weights.words * own[i],
             weights.words * (shared[i] - own[i]) + weights.dense_before * before,
-            weights.speaker * _is_about(memory, query),
+            weights.speaker * _is_about(memory, query) if query.names else 0.0,
             weights.statement * _stated(memory),
             dated.get(i, 0.0),
-            _recent(memory, now, weights),
+            _recent(memory, now, weights) if weights.recency else 0.0,
         )
     sums = {i: sum(of) for i, of in parts.items()}
     order = sorted((memories if widen else found).values(), key=lambda m: (sums[m.id], m.at, m.id), reverse=True)
@@ -184,7 +187,7 @@ def _words(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """The share of the query's words that each memory has, and the same with those around it."""
     texts = {i: memory.text[:_MOST_READ].lower() for i, memory in memories.items()}
-    has = [{i for i, text in texts.items() if has_word(text, root)} for root in query.roots]
+    has = [{i for i, text in texts.items() if root in text and has_word(text, root)} for root in query.roots]
     own, shared = dict.fromkeys(memories, 0.0), dict.fromkeys(memories, 0.0)
     rarity = [_rarity(len(having), len(memories)) for having in has]
     mass = math.fsum(rarity) or 1.0
@@ -219,10 +222,8 @@ def _rarity(having: int, total: int) -> float:
 
 
 def _is_about(memory: MemoryRecord, query: Query) -> bool:
-    if not query.names:
-        return False
     if isinstance(memory, Fact):
-        return any(name in memory.text for name in query.names)
+        return any(has_word(memory.text, name) for name in query.names)
     return memory.speaker is not None and not query.names.isdisjoint((memory.speaker, memory.speaker.partition(" ")[0]))
 
 
@@ -255,8 +256,6 @@ def _is_of_its_days(memory: MemoryRecord, query: Query) -> bool:
 
 
 def _recent(memory: MemoryRecord, now: datetime, weights: RankingWeights) -> float:
-    if not weights.recency:
-        return 0.0  # nearly always
     days = max(now - memory.at, timedelta()) / timedelta(days=1)
     return float(weights.recency * 0.5 ** (days / weights.half_life_days))
 

@@ -5,16 +5,17 @@ It owns the extraction that runs behind the adds, and knows its parts only as po
 
 from __future__ import annotations
 
-import logging
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 import anyio
 
 from ollama_async_mem.counts import MemoryStatistics
-from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreError
-from ollama_async_mem.events import MemoriesDeleted, TurnStored
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch
+from ollama_async_mem.events import FactAdded, TurnStored
+from ollama_async_mem.memory.bulk import add_all
 from ollama_async_mem.memory.chat import MemoryChat
 from ollama_async_mem.memory.checks import (
     Infer,
@@ -24,6 +25,7 @@ from ollama_async_mem.memory.checks import (
     require_metadata,
     require_query,
     require_score,
+    require_text,
     require_tokens,
     selected,
 )
@@ -31,11 +33,12 @@ from ollama_async_mem.memory.context import pack
 from ollama_async_mem.memory.ingest import Ingest
 from ollama_async_mem.memory.keeping import MemoryKeeper
 from ollama_async_mem.memory.messages import as_messages, as_turn
+from ollama_async_mem.memory.procedures import told, write_down
 from ollama_async_mem.memory.rank import DEFAULT, RankingWeights
 from ollama_async_mem.memory.searching import Asked, find
-from ollama_async_mem.memory.tasks import together
+from ollama_async_mem.memory.upkeep import purge
 from ollama_async_mem.memory.vision import described
-from ollama_async_mem.records import AddResult, Scope, SearchResult
+from ollama_async_mem.records import AddResult, SearchResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -43,14 +46,22 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.memory.messages import MessageInput
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
-    from ollama_async_mem.records import Kind, Turn
+    from ollama_async_mem.records import Fact, Kind, Turn
 
-__all__ = ["MemoryService"]
+__all__ = ["Behaviour", "MemoryService"]
 
-_log = logging.getLogger(__name__)
 _ALL: tuple[Kind, ...] = ("turn", "fact")
-_AT_ONCE = 128
-_PURGE_S = 3600.0
+
+
+class Behaviour(TypedDict, total=False):
+    """How a memory works, see `MemoryService`."""
+
+    extract_here: bool
+    prompt: str | None
+    idle_s: float
+    concurrency: int
+    same_within: timedelta
+    weights: RankingWeights
 
 
 class MemoryService(MemoryKeeper):
@@ -116,7 +127,7 @@ class MemoryService(MemoryKeeper):
             await self._check_embedding_space()
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)  # an unfinished job stays in the queue
-            tasks.start_soon(self._purge)
+            tasks.start_soon(purge, self.store, self._feed.publish)
             if self._ingest:
                 tasks.start_soon(self._ingest.run)
             stack.callback(self._feed.end)
@@ -144,6 +155,7 @@ class MemoryService(MemoryKeeper):
         expires_at: datetime | str | None = None,
         key: str | None = None,
         infer: Infer = "background",
+        prompt: str | None = None,
     ) -> AddResult:
         """Store messages word for word; when this returns they are on disk and can be found.
 
@@ -162,6 +174,7 @@ class MemoryService(MemoryKeeper):
             expires_at: from when on the messages are not found any more; they are destroyed within the hour.
             key: of the caller's choice; what was added to this scope under a key is not added again.
             infer: when to extract facts.
+            prompt: replaces the instructions to the model that extracts them, all but the shape of the answer.
 
         Raises:
             ConfigError: no id is given, or a message is blank; nothing was stored.
@@ -172,7 +185,9 @@ class MemoryService(MemoryKeeper):
         at, end, beside = as_time(timestamp) or now, as_time(expires_at), require_metadata(metadata)
         said = await described(as_messages(messages), self._vision)
         turns = [as_turn(m, scope, now=now, at=at, metadata=beside, expires_at=end) for m in said]
-        return await self._store_turns(turns, infer, _key(key))
+        return await self._store_turns(
+            turns, infer, key=require_text("key", key), prompt=require_text("prompt", prompt)
+        )
 
     async def add_many(
         self,
@@ -189,21 +204,35 @@ class MemoryService(MemoryKeeper):
         Raises:
             ConfigError: an addition is wrong; the message says which. Others may have been stored.
         """
-        todo = list(additions)
-        results: list[AddResult | None] = [None] * len(todo)
-        waiting = iter(enumerate(todo))
-        done = 0
+        return await add_all(partial(self.add, infer=infer), additions, on_progress)
 
-        async def work() -> None:
-            nonlocal done
-            for position, addition in waiting:
-                results[position] = await self._add_one(addition, position, infer)
-                done += 1
-                if on_progress:
-                    on_progress(done, len(todo))
+    async def add_procedure(
+        self,
+        messages: MessageInput | Sequence[MessageInput],
+        *,
+        agent_id: str,
+        user_id: str | None = None,
+        run_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        timestamp: datetime | str | None = None,
+        prompt: str | None = None,
+    ) -> Fact:
+        """Store what an agent said and did, let the model tell it as steps, and return that as a fact.
 
-        await together(*[work] * min(_AT_ONCE, len(todo)))
-        return [result for result in results if result]
+        It waits for the model. The messages are stored also when that fails. `prompt` replaces the instructions.
+
+        Raises:
+            ConfigError: an argument is wrong, or this memory has no chat model.
+        """
+        llm, told_to = self._require_llm(), require_text("prompt", prompt)
+        ids = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}
+        added = await self.add(messages, metadata=metadata, timestamp=timestamp, infer=False, **ids)
+        text = await told(added.turns, llm, told_to)
+        fact = await write_down(
+            text, added.turns, require_metadata(metadata), store=self.store, embedder=self._embedder
+        )
+        self._feed.publish(FactAdded(fact))
+        return fact
 
     async def search(
         self,
@@ -292,12 +321,11 @@ class MemoryService(MemoryKeeper):
             ConfigError: no id is given, a message is blank, or this memory has no chat model.
         """
         scope = self._scope(user_id, agent_id, run_id)
-        if self._llm is None:
-            raise ConfigError("this memory has no chat model: pass llm= when it is made")
+        llm = self._require_llm()
         require_infer(infer)
         return MemoryChat(
             self,
-            self._llm,
+            llm,
             as_messages(messages),
             scope,
             max_tokens=max_tokens,
@@ -340,6 +368,11 @@ class MemoryService(MemoryKeeper):
             return AddResult(added.turns, added.job_id, "done")
         return AddResult(added.turns, added.job_id, "failed" if status.state == "dead" else "waiting", status.error)
 
+    def _require_llm(self) -> ChatModel:
+        if self._llm is None:
+            raise ConfigError("this memory has no chat model: pass llm= when it is made")
+        return self._llm
+
     async def _check_embedding_space(self) -> None:
         space = await self.store.embedding_space()
         if space and space.model != self._embedder.model:
@@ -347,36 +380,14 @@ class MemoryService(MemoryKeeper):
                 expected=space.model, got=self._embedder.model, where=f"the store {self.store.location}"
             )
 
-    async def _add_one(self, addition: Mapping[str, Any], position: int, infer: Infer) -> AddResult:
-        try:
-            return await self.add(**{"infer": infer, **addition})
-        except (ConfigError, TypeError) as exc:
-            raise ConfigError(f"addition {position + 1}: {exc}") from exc
-
-    async def _store_turns(self, turns: Sequence[Turn], infer: Infer, key: str | None) -> AddResult:
+    async def _store_turns(
+        self, turns: Sequence[Turn], infer: Infer, *, key: str | None, prompt: str | None
+    ) -> AddResult:
         extract = infer is not False and self._llm is not None
-        added = await self._intake.take(turns, extract=extract, key=key)
+        added = await self._intake.take(turns, extract=extract, key=key, prompt=prompt)
         if added.is_new:
             for turn in added.turns:
                 self._feed.publish(TurnStored(turn))
         if added.job_id and self._ingest:
             self._ingest.wake()
         return await self.settled(added) if infer == "now" else added
-
-    async def _purge(self) -> None:
-        """Destroy what expired, now and every hour."""
-        while True:
-            try:
-                count = await self.store.purge_expired(now=datetime.now(UTC))
-            except StoreError as exc:
-                _log.warning("expired memories could not be destroyed, trying again in an hour: %s", exc)
-            else:
-                if count:
-                    self._feed.publish(MemoriesDeleted(Scope(), count, "expired"))
-            await anyio.sleep(_PURGE_S)
-
-
-def _key(key: object) -> str | None:
-    if not isinstance(key, str | None) or key == "":
-        raise ConfigError(f"key is a text that is not empty, got {key!r:.80}")
-    return key

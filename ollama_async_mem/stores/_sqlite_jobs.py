@@ -2,7 +2,7 @@
 
 A turn that is deleted leaves the jobs that wait for it, so a job may come out with fewer turns than went in.
 Each claim has a number, the fencing token: who was overtaken by another claim can no longer end the job. While one
-of a scope is held no other of it is handed out.
+of an owner is held no other of that owner is handed out.
 
 A job that is done leaves no row. Ids are made in the order of time, so one that is missing and not newer than the
 newest that was done is taken for one that is done.
@@ -86,7 +86,7 @@ def queue(conn: sqlite3.Connection, job: StoredJob, seqs: Sequence[int]) -> None
 
 
 def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:
-    """Take the oldest job that is due, of a scope of which nobody holds one, and others of its scope."""
+    """Take the oldest job that is due, of an owner of whom nobody holds one, and others of its scope."""
     at = {"now": micros(now), "until": _until(now, lease), "limit": limit}
     rows = conn.execute(_CLAIM, at).fetchall()
     scope = read_scope(conn, rows[0][2]) if rows else Scope()
@@ -104,20 +104,22 @@ def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta, limit: int)
 
 
 # Whoever holds a job has its `lease_until` set; `jobs_leased` has few rows whatever there is to do
-_CLAIM = """
+_OWNER = "user_key, agent_key, CASE WHEN user_key = 0 AND agent_key = 0 THEN run_key ELSE 0 END"
+_CLAIM = f"""
 UPDATE jobs SET claims = claims + 1, lease_until = :until
 WHERE seq IN (
   SELECT seq FROM jobs
   WHERE state = 'queued' AND next_try_at <= :now AND scope_id = (
-    SELECT scope_id FROM jobs
-    WHERE state = 'queued' AND next_try_at <= :now
-      AND scope_id NOT IN (SELECT scope_id FROM jobs WHERE lease_until > 0 AND lease_until > :now)
+    SELECT scope_id FROM jobs JOIN scopes ON scopes.id = scope_id
+    WHERE state = 'queued' AND next_try_at <= :now AND ({_OWNER}) NOT IN (
+      SELECT {_OWNER} FROM jobs JOIN scopes ON scopes.id = scope_id WHERE lease_until > 0 AND lease_until > :now
+    )
     ORDER BY seq LIMIT 1
   )
   ORDER BY seq LIMIT :limit
 )
 RETURNING seq, id, scope_id, claims, returned, prompt
-"""
+"""  # noqa: S608 - column names only
 
 
 def _until(now: datetime, lease: timedelta) -> int:

@@ -1,8 +1,9 @@
 """The keyword index: which memories share words with a query. Runs inside one snapshot.
 
 FTS5 ranks by walking, for each phrase of an expression, through all rows of the file that have it, and then scoring
-each row that matches. In a large store a search therefore ranks by its rare words, and words that are in very many
-rows only fill up what those leave; and of a scope only the rarest id is looked for in the index, the row has the rest.
+each row that matches. Unless the store is small a search therefore ranks by its rare words, and words that are in very
+many rows only fill up what those leave: to BM25, what is in every second row says nothing anyway. And of a scope only
+the rarest id is looked for in the index, the row has the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PhraseCounts", "keyword_candidates"]
 
-SMALL_STORE = 20_000  # rows; up to here all words of a query rank
+SMALL_STORE = 1000  # rows; up to here all words of a query rank
+SMALL_SCOPE = 20_000  # rows; up to here it takes less time to look them all up than to have FTS5 bring them in order
 MAX_WALKED = 200_000  # rows that a search walks through, at some 0.15 microseconds for each
 SCORING = 6  # how much more it takes to score a row than to walk past it (measured)
 MOST_FOR_ONE = 400_000  # by how much the rarest word may exceed that
@@ -59,6 +61,7 @@ class _Terms(NamedTuple):
     """What a query looks for: an expression for the scope, words that rank, and those that only fill up."""
 
     scope: str
+    within: int  # how many rows it lets through
     ranking: list[str]
     filling: dict[str, float]  # with a score for each
 
@@ -72,7 +75,7 @@ def keyword_candidates(
     if not words or not owners or chosen is None:
         return []
     rows = conn.execute("SELECT coalesce(max(seq), 0) FROM memories").fetchone()[0]
-    terms = _Terms(_all(owners), words, {}) if rows <= SMALL_STORE else _choose(conn, counts, owners, words, rows)
+    terms = _Terms(_all(owners), rows, words, {}) if rows <= SMALL_STORE else _choose(conn, counts, owners, words, rows)
     found = dict(conn.execute(*_ranked_sql(terms, chosen, limit)).fetchall()) if terms.ranking else {}
     least = min(found.values(), default=math.inf)
     for word, score in terms.filling.items():
@@ -103,11 +106,11 @@ def _choose(conn: sqlite3.Connection, counts: PhraseCounts, owners: list[str], w
     filling: dict[str, float] = {}
     for count, word in sorted((counts.count(conn, word), word) for word in words):
         left -= count + SCORING * min(count, within)
-        if count < MAX_WALKED and left >= (0 if ranking else -MOST_FOR_ONE):
+        if count < min(MAX_WALKED, rows // 2) and left >= (0 if ranking else -MOST_FOR_ONE):
             ranking.append(word)
         else:
             filling[word] = _common_score(count, rows)
-    return _Terms(_all([owner] if owner else []), ranking, filling)
+    return _Terms(_all([owner] if owner else []), within, ranking, filling)
 
 
 def _common_score(count: int, rows: int) -> float:
@@ -116,10 +119,14 @@ def _common_score(count: int, rows: int) -> float:
 
 
 def _ranked_sql(terms: _Terms, chosen: Sql, limit: int) -> Sql:
-    """The best rows with words that rank. FTS5 brings them in order, so that looking rows up ends at the limit."""
+    """The best rows with words that rank.
+
+    FTS5 can bring them in order, so that looking rows up ends at the limit, but then it scores each of them twice.
+    """
+    order = "+rank" if terms.within <= SMALL_SCOPE else "rank"
     sql = f"""
         SELECT memory_index.rowid, -rank FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
-        WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY rank LIMIT ?
+        WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY {order} LIMIT ?
     """  # noqa: S608 - column names only
     return sql, [f"({' OR '.join(terms.ranking)}){terms.scope}", *chosen[1], limit]
 

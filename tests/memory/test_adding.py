@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fakes import ScriptedOllama, error
 
-from ollama_async_mem.errors import ConfigError, OllamaError, RecordNotFound
+from ollama_async_mem.errors import ConfigError, ModelOutputError, OllamaError, RecordNotFound
 from ollama_async_mem.memory.intake import keyed_id
 from ollama_async_mem.memory.messages import as_messages
 from ollama_async_mem.records import Message, Scope
@@ -215,3 +215,33 @@ async def test_an_image_that_cannot_be_described_is_not_lost_silently(
         with pytest.raises(OllamaError):
             await mem.add({"content": "look!", "images": [b"PNG"]}, user_id="alice")
         assert (await mem.count()).turns == 0
+
+
+async def test_an_add_may_have_a_prompt_of_its_own(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """It is told to the model in the place of the usual instructions; adds with others are asked about apart."""
+    server.settings.answer = lambda _: '{"facts": []}'
+    async with memory(prompt="Only animals.") as mem:
+        for n, prompt in enumerate((None, "Only what they eat.", None, "Only what they eat.")):
+            await mem.add(f"I have {n} cats and olives", user_id="alice", prompt=prompt)
+        assert await mem.flush() == 0
+        asked = [request.json["messages"][0]["content"] for request in server.requests_to("POST /api/chat")]
+        assert [text.startswith(("Only animals.", "Only what they eat.")) for text in asked] == [True] * len(asked)
+        assert {text.partition(".")[0] for text in asked} == {"Only animals", "Only what they eat"}
+        with pytest.raises(ConfigError, match="prompt"):
+            await mem.add("x", user_id="alice", prompt=" ")
+
+
+async def test_a_procedure_is_told_and_found(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """The messages are stored, and what the model tells of them is a fact that points at all of them."""
+    server.settings.answer = lambda _: "1. Opened report.csv: 12 rows.\n2. Sent it to Ann."
+    said = [{"role": "assistant", "content": "I open report.csv"}, {"role": "tool", "content": "12 rows"}]
+    async with memory() as mem:
+        fact = await mem.add_procedure(said, agent_id="clerk", run_id="7", metadata={"task": "report"})
+        assert (fact.text.splitlines()[1], len(fact.turn_ids)) == ("2. Sent it to Ann.", 2)
+        assert await mem.get(fact.id) == fact
+        found = await mem.search("who got the report?", agent_id="clerk", filters={"procedure": True})
+        assert [hit.id for hit in found] == [fact.id]
+        server.settings.answer = lambda _: "  "
+        with pytest.raises(ModelOutputError, match="stored"):
+            await mem.add_procedure("I close report.csv", agent_id="clerk")
+        assert (await mem.count()).turns == 3
