@@ -14,6 +14,8 @@ from ollama_async_mem.connect import connect
 from ollama_async_mem.embedding import OllamaEmbedder
 from ollama_async_mem.llm import OllamaLLM
 from ollama_async_mem.memory.service import Behaviour, MemoryService
+from ollama_async_mem.portable import export_file, import_file
+from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.config import ConnectionConfig, Settings
     from ollama_async_mem.ollama.client import OllamaClient
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
+    from ollama_async_mem.stores.transfer import CopyReport
 
 __all__ = ["Memory"]
 
@@ -92,6 +95,40 @@ class Memory(MemoryService):
             self._assemble(await anyio.to_thread.run_sync(partial(self._load, config=self._file)))
             self._file = None
         return await super().__aenter__()
+
+    async def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+    ) -> int:
+        """Write memories to a file of JSON lines, with vectors, histories and waiting jobs; without any id, all.
+
+        Returns how many there were. The file is there as a whole or not at all.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        self._require_open()
+        everything = user_id is agent_id is run_id is None
+        scope = Scope() if everything else self._scope(user_id, agent_id, run_id)
+        return await export_file(self.store, scope, path)
+
+    async def import_(
+        self, path: str | os.PathLike[str], *, on_progress: Callable[[int, int], object] | None = None
+    ) -> CopyReport:
+        """Store what `export` wrote, but what is there already. Vectors of another model are made anew.
+
+        `on_progress` gets the number of memories that are done, and of all.
+
+        Raises:
+            ConfigError: the file cannot be read, or a line is wrong; what came before it may be stored.
+            OllamaError: vectors had to be made, and could not be.
+        """
+        self._require_open()
+        return await import_file(self.store, self._embedder, path, on_progress=on_progress)
 
     def _assembled(
         self,

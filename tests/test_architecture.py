@@ -24,8 +24,10 @@ ALLOWED: dict[str, set[str]] = {
     "embedding": {"connect", "ollama", "config", "ports", "records", "errors"},
     "stores": {"config", "ports", "counts", "records", "filters", "errors"},
     "memory": {"ports", "events", "counts", "records", "filters", "errors"},
+    "portable": {"memory", "stores", "ports", "records", "errors"},
     "app": {
         *(
+            "portable",
             "memory",
             "llm",
             "embedding",

@@ -34,7 +34,7 @@ _SMOOTH = 10
 _STEEPEST = 700.0  # e to a higher power is no float
 _MOST_SOURCES = 2  # what was said again and again was said with other words around it
 _SENTENCE = re.compile(r"([^.!?\n\u2026\u3002\uff01\uff1f\u061f]+)([.!?\u2026\u3002\uff01\uff1f\u061f]*)")
-_ASKED = re.compile("[?\uff1f\u061f]")
+_ASKED = frozenset("?\uff1f\u061f")
 _PARTS = ("dense", "keyword", "neighbours", "speaker", "statement", "dates", "recency")
 
 
@@ -230,10 +230,11 @@ def _is_about(memory: MemoryRecord, query: Query) -> bool:
 def _stated(memory: MemoryRecord) -> float:
     """The share of a text that is not in questions; a fact asks nothing."""
     text = memory.text[:_MOST_READ]
-    if isinstance(memory, Fact) or not _ASKED.search(text):
+    asks = "?" in text or not (text.isascii() or _ASKED.isdisjoint(text))
+    if not asks or isinstance(memory, Fact):
         return 1.0
     sentences = _SENTENCE.findall(text)
-    asked = sum(len(words) for words, marks in sentences if _ASKED.search(marks))
+    asked = sum(len(words) for words, marks in sentences if not _ASKED.isdisjoint(marks))
     return 1 - asked / max(sum(len(words) for words, _ in sentences), 1)
 
 

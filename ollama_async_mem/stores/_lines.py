@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 from msgspec.structs import asdict, replace
 
+from ollama_async_mem.counts import Counts  # noqa: TC001 - msgspec resolves annotations at run time
 from ollama_async_mem.errors import ConfigError, SchemaTooNew
 from ollama_async_mem.records import EmbeddingSpace, StoredJob, StoredMemory
 
 if TYPE_CHECKING:
-    from ollama_async_mem.counts import Counts
     from ollama_async_mem.records import MemoryRecord
 
 __all__ = ["End", "Header", "Item", "kind_of", "read_header", "read_line", "write_line"]

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["PhraseCounts", "keyword_candidates"]
 
 SMALL_STORE = 1000  # rows; up to here all words of a query rank
-SMALL_SCOPE = 20_000  # rows; up to here it takes less time to look them all up than to have FTS5 bring them in order
 MAX_WALKED = 200_000  # rows that a search walks through, at some 0.15 microseconds for each
+NARROW = 64  # rows, among those of some rows that a search goes through in order, and most are of other scopes
 SCORING = 6  # how much more it takes to score a row than to walk past it (measured)
 MOST_FOR_ONE = 400_000  # by how much the rarest word may exceed that
 MAX_KNOWN = 20_000
@@ -61,7 +61,7 @@ class _Terms(NamedTuple):
     """What a query looks for: an expression for the scope, words that rank, and those that only fill up."""
 
     scope: str
-    within: int  # how many rows it lets through
+    is_narrow: bool  # whether it lets so few rows through that they are sorted here
     ranking: list[str]
     filling: dict[str, float]  # with a score for each
 
@@ -75,12 +75,12 @@ def keyword_candidates(
     if not words or not owners or chosen is None:
         return []
     rows = conn.execute("SELECT coalesce(max(seq), 0) FROM memories").fetchone()[0]
-    terms = _Terms(_all(owners), rows, words, {}) if rows <= SMALL_STORE else _choose(conn, counts, owners, words, rows)
+    terms = _Terms(_all(owners), True, words, {}) if rows <= SMALL_STORE else _choose(conn, counts, owners, words, rows)
     found = dict(conn.execute(*_ranked_sql(terms, chosen, limit)).fetchall()) if terms.ranking else {}
     least = min(found.values(), default=math.inf)
     for word, score in terms.filling.items():
         if len(found) < limit:
-            for (seq,) in conn.execute(*_filling_sql(terms.scope, word, chosen, limit)).fetchall():
+            for (seq,) in conn.execute(*_filling_sql(terms, word, chosen, limit)).fetchall():
                 found.setdefault(seq, min(score, least))
     return candidates(conn, sorted(found.items(), key=lambda row: -row[1])[:limit])
 
@@ -110,7 +110,7 @@ def _choose(conn: sqlite3.Connection, counts: PhraseCounts, owners: list[str], w
             ranking.append(word)
         else:
             filling[word] = _common_score(count, rows)
-    return _Terms(_all([owner] if owner else []), within, ranking, filling)
+    return _Terms(_all([owner] if owner else []), within**2 <= NARROW * rows, ranking, filling)
 
 
 def _common_score(count: int, rows: int) -> float:
@@ -123,7 +123,7 @@ def _ranked_sql(terms: _Terms, chosen: Sql, limit: int) -> Sql:
 
     FTS5 can bring them in order, so that looking rows up ends at the limit, but then it scores each of them twice.
     """
-    order = "+rank" if terms.within <= SMALL_SCOPE else "rank"
+    order = "+rank" if terms.is_narrow else "rank"
     sql = f"""
         SELECT memory_index.rowid, -rank FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
         WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY {order} LIMIT ?
@@ -131,13 +131,14 @@ def _ranked_sql(terms: _Terms, chosen: Sql, limit: int) -> Sql:
     return sql, [f"({' OR '.join(terms.ranking)}){terms.scope}", *chosen[1], limit]
 
 
-def _filling_sql(scope: str, word: str, chosen: Sql, limit: int) -> Sql:
-    """The newest rows with a word."""
+def _filling_sql(terms: _Terms, word: str, chosen: Sql, limit: int) -> Sql:
+    """The newest rows with a word. FTS5 can go back from the newest row, past many of other scopes."""
+    order = "+memories.seq" if terms.is_narrow else "memory_index.rowid"
     sql = f"""
         SELECT memory_index.rowid FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
-        WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY memory_index.rowid DESC LIMIT ?
+        WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY {order} DESC LIMIT ?
     """  # noqa: S608 - column names only
-    return sql, [f"{word}{scope}", *chosen[1], limit]
+    return sql, [f"{word}{terms.scope}", *chosen[1], limit]
 
 
 def _classes(conn: sqlite3.Connection, selection: Selection, now: datetime) -> list[str]:

@@ -10,7 +10,7 @@ from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
 from ollama_async_mem.records import Page, Scope
 
 from ._checks import decode_cursor, encode_cursor
-from ._sqlite_rows import find, load_rows, read_space, scope_of
+from ._sqlite_rows import find_seqs, load_rows, read_space, scope_of
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_values import from_micros, intern_name, micros
 
@@ -69,15 +69,16 @@ def neighbours(
     conn: sqlite3.Connection, turn_ids: Sequence[str], before: int, after: int, now: datetime
 ) -> dict[str, list[Turn]]:
     """Read the turns before and after each of some in its scope, without expired ones."""
-    found = [find(conn, "SELECT seq, id FROM memories WHERE id = ? AND kind = 'turn'", turn_id) for turn_id in turn_ids]
-    centres = dict(row for row in found if row is not None)
-    wanted = (msgspec.json.encode(list(centres)).decode(), micros(now), before, after)
+    centres = find_seqs(conn, turn_ids)
+    wanted = (msgspec.json.encode(list(centres.values())).decode(), micros(now), before, after)
     pairs = conn.execute(_NEIGHBOURS, wanted).fetchall()
-    turns = load_rows(conn, list({seq for _, seq in pairs}))
-    around: dict[str, list[Turn]] = {turn_id: [] for turn_id in centres.values()}
+    turns = load_rows(conn, list({seq for _, seq in pairs if seq is not None}))
+    around: dict[int, list[Turn]] = {}
     for centre, seq in pairs:
-        around[centres[centre]].append(cast("Turn", turns[seq]))
-    return around
+        beside = around.setdefault(centre, [])
+        if seq is not None:
+            beside.append(cast("Turn", turns[seq]))
+    return {turn_id: around[seq] for turn_id, seq in centres.items() if seq in around}
 
 
 _NEAR = """
@@ -89,8 +90,9 @@ SELECT * FROM (
 )
 """
 _NEIGHBOURS = f"""
-SELECT centre.seq, near.seq FROM json_each(?1) AS wanted CROSS JOIN memories AS centre ON centre.seq = wanted.value
-CROSS JOIN memories AS near ON near.seq IN (
+SELECT centre.seq, near.seq FROM json_each(?1) AS wanted CROSS JOIN memories AS centre
+  ON centre.seq = wanted.value AND centre.kind = 'turn'
+LEFT JOIN memories AS near ON near.seq IN (
   {_NEAR.format(than="<", order="DESC", limit="?3")} UNION ALL {_NEAR.format(than=">", order="ASC", limit="?4")}
 )
 ORDER BY near.at, near.id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -14,12 +13,24 @@ from ollama_async_mem.records import Candidate, EmbeddingSpace, Fact, MemoryReco
 from ._json import read_dates, read_json
 from ._sqlite_records import Row, read_through
 from ._sqlite_values import from_micros, from_micros_or_none, name_text
+from ._text import clean
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-__all__ = ["candidates", "find", "find_seq", "get", "get_many", "load_rows", "read_scope", "read_space", "scope_of"]
+__all__ = [
+    "candidates",
+    "find",
+    "find_seq",
+    "find_seqs",
+    "get",
+    "get_many",
+    "load_rows",
+    "read_scope",
+    "read_space",
+    "scope_of",
+]
 
 
 def read_scope(conn: sqlite3.Connection, scope_id: int) -> Scope:
@@ -66,6 +77,19 @@ def find_seq(conn: sqlite3.Connection, memory_id: str) -> int:
     return cast("int", row[0])
 
 
+def find_seqs(conn: sqlite3.Connection, memory_ids: Iterable[str]) -> dict[str, int]:
+    """The rows of memories by their ids, without those that are not there."""
+    stored = [memory_id for memory_id in dict.fromkeys(memory_ids) if clean(memory_id) == memory_id]
+    found: dict[str, int] = {}
+    for start in range(0, len(stored), MAX_SLOTS):
+        some = stored[start : start + MAX_SLOTS]
+        found.update(conn.execute(f"SELECT id, seq FROM memories WHERE id IN (?{', ?' * (len(some) - 1)})", some))  # noqa: S608 - slots only
+    return found
+
+
+MAX_SLOTS = 500
+
+
 def get(conn: sqlite3.Connection, memory_id: str) -> MemoryRecord:
     """Read one memory.
 
@@ -78,10 +102,7 @@ def get(conn: sqlite3.Connection, memory_id: str) -> MemoryRecord:
 
 def get_many(conn: sqlite3.Connection, memory_ids: Sequence[str]) -> list[MemoryRecord]:
     """Read memories in the order of their ids, without those that are not there."""
-    seqs: dict[str, int] = {}
-    for memory_id in memory_ids:
-        with suppress(RecordNotFound):
-            seqs[memory_id] = find_seq(conn, memory_id)
+    seqs = find_seqs(conn, memory_ids)
     memories = load_rows(conn, list(seqs.values()))
     return [memories[seqs[memory_id]] for memory_id in memory_ids if memory_id in seqs]
 

@@ -97,7 +97,7 @@ FORMAT = """\
 "new":null,"actor":null,\
 "cause":null,"by":"g"}]}
 {"line":"job","id":"j","scope":{"user_id":"ann","agent_id":null,"run_id":null},"turn_ids":["s"],"state":"dead",\
-"attempts":3,"error":"away"}
+"attempts":3,"error":"away","prompt":null}
 {"line":"end","turns":2,"facts":1,"jobs":1}
 """
 

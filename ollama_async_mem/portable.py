@@ -1,0 +1,83 @@
+"""Memories as files of JSON lines: written so that a file is whole or not there, and read from any embedding model."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import anyio
+
+from ollama_async_mem.errors import ConfigError, StoreError
+from ollama_async_mem.memory.intake import embedded_text
+from ollama_async_mem.records import EmbeddingSpace, Turn
+from ollama_async_mem.stores.transfer import export_lines, import_lines
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from ollama_async_mem.ports import Embedder, MemoryStore, Vector
+    from ollama_async_mem.records import MemoryRecord, Scope
+    from ollama_async_mem.stores.transfer import CopyReport
+
+__all__ = ["export_file", "import_file"]
+
+
+async def export_file(store: MemoryStore, scope: Scope, path: str | os.PathLike[str]) -> int:
+    """Write the memories of a scope to a file that is new or replaced as a whole; returns how many there were.
+
+    Raises:
+        StoreError: the store or the file cannot be used; an older file is as it was.
+    """
+    target = anyio.Path(path)
+    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
+    lines = 0
+    try:
+        async with await anyio.open_file(part, "xb") as file, aclosing(export_lines(store, scope)) as written:
+            await part.chmod(0o600)
+            async for line in written:
+                lines += line.startswith(b'{"line":"memory"')
+                await file.write(line)
+        await part.replace(target)
+    except OSError as exc:
+        raise StoreError(f"cannot write {target}: {exc.strerror or exc}") from exc
+    finally:
+        with anyio.CancelScope(shield=True):
+            await part.unlink(missing_ok=True)
+    return lines
+
+
+async def import_file(
+    store: MemoryStore,
+    embedder: Embedder,
+    path: str | os.PathLike[str],
+    *,
+    on_progress: Callable[[int, int], object] | None,
+) -> CopyReport:
+    """Store what `export_file` wrote, but what is there already; of another model's vectors new ones are made.
+
+    Raises:
+        ConfigError: the file cannot be read, or is none of ours; the message says which line.
+        EmbeddingMismatch: the store holds vectors of another model than the embedder's.
+        StoreError: a memory cannot be stored.
+    """
+    try:
+        async with await anyio.open_file(path, "rb") as file:
+            space = await store.embedding_space() or await _space_of(embedder)
+
+            async def embed(memories: Sequence[MemoryRecord]) -> Sequence[Vector]:
+                texts = [embedded_text(memory) if isinstance(memory, Turn) else memory.text for memory in memories]
+                return await embedder.embed_documents(texts)
+
+            async def lines() -> AsyncIterator[bytes]:
+                async for line in file:
+                    yield line
+
+            return await import_lines(store, lines(), space=space, embed=embed, on_progress=on_progress)
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror or exc}") from exc
+
+
+async def _space_of(embedder: Embedder) -> EmbeddingSpace:
+    return EmbeddingSpace(embedder.model, len(await embedder.embed_query("how long is a vector?")))
