@@ -230,11 +230,12 @@ class MemoryStore(Protocol):
     async def claim_jobs(self, *, now: datetime, lease: timedelta, limit: int) -> builtins.list[Job]:
         """Take the oldest job that is due and those of exactly its scope that are, up to `limit` in all, oldest first.
 
-        Jobs of a scope of which somebody holds one under a lease are not handed out: those of one scope are worked off
-        one after the other. A job comes back when its lease ends unfinished. `attempts` counts the claims of a job, but
-        those that `return_jobs` took back. The claim ends when the job is finished, released, returned or claimed
-        again, and from then on `renew_jobs`, `finish_jobs`, `release_jobs` and `return_jobs` do nothing with what was
-        returned here. The end of the lease alone does not end the claim.
+        Jobs of an owner of whom somebody holds one under a lease are not handed out: those of one owner are worked off
+        one after the other. The owner is the user and the agent of a scope, or its run where it has neither. A job
+        comes back when its lease ends unfinished. `attempts` counts the claims of a job, but those that `return_jobs`
+        took back. The claim ends when the job is finished, released, returned or claimed again, and from then on
+        `renew_jobs`, `finish_jobs`, `release_jobs` and `return_jobs` do nothing with what was returned here. The end of
+        the lease alone does not end the claim.
         """
         ...
 

@@ -14,10 +14,11 @@ import anyio.to_thread
 import msgspec
 
 from ollama_async_mem.errors import ExtractionFailed, ModelOutputError
+from ollama_async_mem.filters import AllOf, Compare, Field
 from ollama_async_mem.memory.extract import Extraction, Verdicts, portions, read_facts, read_verdicts
 from ollama_async_mem.memory.ground import Grounded, Rejected, ground
 from ollama_async_mem.memory.prompts import extraction_messages, repair_messages, verdict_messages
-from ollama_async_mem.memory.reconcile import Plan, reconcile
+from ollama_async_mem.memory.reconcile import Plan, owner_of, reconcile
 from ollama_async_mem.records import Candidate, Fact, Selection, Turn, new_id
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ class Distiller:
         return plan, tuple(by_id[fact.id] for fact in plan.added)
 
     async def _near(self, fact: Fact, vector: Vector) -> list[Candidate]:
-        """Find the known facts that are nearest to a new one, also those that ended, but none that expired."""
-        facts = Selection(scope=fact.scope, kinds=("fact",), everything=True)
+        """Find the owner's known facts that are nearest to a new one, also those that ended, but none that expired."""
+        facts = _facts_of(owner_of(fact.scope))
         found = await self._store.dense_candidates(facts, vector, model=self._embedder.model, limit=_NEAR)
         now = datetime.now(UTC)
         return [c for c in found if c.memory.expires_at is None or c.memory.expires_at > now]
@@ -155,6 +156,13 @@ class Distiller:
             return {}
         ids = {number: (old.id, new.id) for number, (old, new) in enumerate(pairs, 1)}
         return {ids[given.pair]: given.verdict for given in found if given.pair in ids}
+
+
+def _facts_of(owner: Scope) -> Selection:
+    """All facts of an owner: the scope alone would also mean those of a user with any agent, and a run of anybody."""
+    missing = [name for name in ("user_id", "agent_id") if getattr(owner, name) is None]
+    where = AllOf(tuple(Compare(Field(name), "exists", False) for name in missing)) if missing else None
+    return Selection(scope=owner, kinds=("fact",), where=where, everything=True)
 
 
 def _facts(grounded: Sequence[Grounded], scope: Scope) -> list[Fact]:

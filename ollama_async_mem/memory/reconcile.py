@@ -16,7 +16,7 @@ import msgspec
 from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.keys import Key, bare, key_of
 from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, stem
-from ollama_async_mem.records import Candidate, Fact, Reinforcement, Supersession
+from ollama_async_mem.records import Candidate, Fact, Reinforcement, Scope, Supersession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.memory.extract import Verdict
 
-__all__ = ["Plan", "reconcile"]
+__all__ = ["Plan", "owner_of", "reconcile"]
 
 Relation: TypeAlias = Literal["same", "conflict", "open", "none"]
 
@@ -69,6 +69,11 @@ class _Gist(msgspec.Struct, frozen=True):
         return frozenset(self.stems)
 
 
+def owner_of(scope: Scope) -> Scope:
+    """Whose facts are compared with each other: those of a user and agent, whatever the run; else those of the run."""
+    return scope if scope.user_id is None and scope.agent_id is None else Scope(scope.user_id, scope.agent_id)
+
+
 def reconcile(
     new: Sequence[Fact],
     near: Sequence[Sequence[Candidate]],
@@ -79,7 +84,7 @@ def reconcile(
     Args:
         new: what was said, of one scope.
         near: for each of them the known facts next to it, ended ones among them, with their cosines; those of other
-            scopes and of other kinds are left alone.
+            owners and other kinds of memories are left alone.
         verdicts: what was found about pairs that were open, by the ids of the known and the new fact.
     """
     desk = _Desk(verdicts or {})
@@ -109,7 +114,9 @@ class _Desk:
 
     def take(self, fact: Fact, near: Sequence[Candidate]) -> None:
         """Decide about one fact."""
-        known = [(c.memory, c.score) for c in near if isinstance(c.memory, Fact) and c.memory.scope == fact.scope]
+        owner = owner_of(fact.scope)
+        facts = [(c.memory, c.score) for c in near if isinstance(c.memory, Fact)]
+        known = [(other, score) for other, score in facts if owner_of(other.scope) == owner]
         pairs = [*known, *((other, 0.0) for other in self._added.values())]
         related = [(self._relation(other, fact, score), other) for other, score in pairs]
         if twin := next((other for what, other in related if what == "same" and self._covers(other, fact)), None):

@@ -19,7 +19,7 @@ from ollama_async_mem.errors import StoreError
 from ollama_async_mem.records import Job, JobStatus, StoredJob, new_id
 
 from ._postgres_rows import as_scope, as_time, in_utc, prepare, read_or_none, write_or_none
-from ._postgres_text import read, write, write_name
+from ._postgres_text import NO_NAME, read, write, write_name
 from ._postgres_writes import bind_space, insert, present, reinforce, supersede
 
 if TYPE_CHECKING:
@@ -60,18 +60,19 @@ def job_for(turns: Sequence[Turn], prompt: str | None) -> StoredJob:
 
 
 async def claim(conn: Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:
-    """Take the oldest job that is due and those of its scope that are, unless somebody holds one of that scope.
+    """Take the oldest job that is due and those of its scope that are, unless somebody holds one of that owner.
 
-    Who claims holds a lock of the scope, so that each sees what others have claimed of it. A scope of which others are
+    Who claims holds a lock of the owner, so that each sees what others have claimed of it. An owner of whom others are
     just claiming is passed over, and so are jobs that others are just changing.
     """
     passed: list[tuple[str, ...]] = []
     while row := await conn.fetchrow(_NEXT_SCOPE, in_utc(now), *_transposed(passed, 3)):
-        scope = tuple(row[name] for name in ("user_id", "agent_id", "run_id"))
-        rows = await conn.fetch(_CLAIM, in_utc(now), end_of(lease, now), limit, *scope) if row["is_locked"] else []
+        *scope, owner_run = (row[name] for name in ("user_id", "agent_id", "run_id", "owner_run"))
+        at = (in_utc(now), end_of(lease, now), limit)
+        rows = await conn.fetch(_CLAIM, *at, *scope, owner_run) if row["is_locked"] else []
         if rows:
             return [_job(row) for row in sorted(rows, key=lambda row: row["seq"])]
-        passed.append(scope)
+        passed.append((*scope[:2], owner_run))
     return []
 
 
@@ -98,20 +99,22 @@ def _job(row: Row) -> Job:
 
 
 _DUE = "state = 'queued' AND coalesce(next_try_at <= $1, TRUE) AND coalesce(lease_until <= $1, TRUE)"
+_OWNER_RUN = f"CASE WHEN user_id = '{NO_NAME}' AND agent_id = '{NO_NAME}' THEN run_id ELSE '{NO_NAME}' END"
+_OWNER = f"user_id, agent_id, {_OWNER_RUN}"
 _NEXT_SCOPE = f"""
 SELECT *, pg_try_advisory_xact_lock(
-  hashtextextended(ROW (user_id, agent_id, run_id)::text, 'jobs'::regclass::oid::bigint)) AS is_locked
+  hashtextextended(ROW (user_id, agent_id, owner_run)::text, 'jobs'::regclass::oid::bigint)) AS is_locked
 FROM (
-  SELECT user_id, agent_id, run_id FROM jobs WHERE {_DUE}
-    AND (user_id, agent_id, run_id) NOT IN (SELECT user_id, agent_id, run_id FROM jobs WHERE lease_until > $1)
-    AND (user_id, agent_id, run_id) NOT IN (SELECT * FROM unnest($2::text[], $3::text[], $4::text[]))
+  SELECT user_id, agent_id, run_id, {_OWNER_RUN} AS owner_run FROM jobs WHERE {_DUE}
+    AND ({_OWNER}) NOT IN (SELECT {_OWNER} FROM jobs WHERE lease_until > $1)
+    AND ({_OWNER}) NOT IN (SELECT * FROM unnest($2::text[], $3::text[], $4::text[]))
   ORDER BY seq LIMIT 1
 ) AS oldest
 """  # noqa: S608 - from above
 _CLAIM = f"""
 UPDATE jobs SET claims = claims + 1, lease_until = $2 WHERE user_id = $4 AND seq = ANY (ARRAY(
   SELECT seq FROM jobs WHERE user_id = $4 AND agent_id = $5 AND run_id = $6 AND {_DUE} AND NOT EXISTS (
-    SELECT FROM jobs WHERE user_id = $4 AND agent_id = $5 AND run_id = $6 AND lease_until > $1
+    SELECT FROM jobs WHERE ({_OWNER}) = ($4, $5, $7) AND lease_until > $1
   ) ORDER BY seq LIMIT $3 FOR UPDATE SKIP LOCKED
 )) RETURNING *
 """  # noqa: S608 - from above

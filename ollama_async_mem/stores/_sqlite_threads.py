@@ -11,6 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -34,6 +35,7 @@ Connect: TypeAlias = Callable[[], sqlite3.Connection]
 
 MAX_GROUP = 256
 MAX_QUEUED = 1024
+MAX_HELD_S = 0.001  # how long an answer waits for others: to wake the loop takes as long as a quick read
 IDLE_S = 0.01  # how long nothing must be written before what is not urgent is done
 PROGRESS_OPS = 100_000  # after how many steps of its machine SQLite asks whether to go on
 
@@ -255,14 +257,29 @@ class SQLiteThreads:
 
     def _read_loop(self) -> None:
         conn: sqlite3.Connection | None = None
-        while (item := self._reads.get()) is not None:
+        done: list[Item] = []
+        due = 0.0
+        while (item := self._next_read(done, due)) is not None:
+            if not done:
+                due = time.monotonic() + MAX_HELD_S
             if not item.future.cancelled():
                 conn = conn or _attempt_connect(self._connect_reader, item)
                 if conn is not None:
                     read(conn, item)
-            self._deliver([item])
+            done.append(item)
+        self._deliver(done)
         if conn is not None:
             conn.close()
+
+    def _next_read(self, done: list[Item], due: float) -> Item | None:
+        """The next item to read for. What is done is delivered when it is due, and before anything is waited for."""
+        if done and time.monotonic() < due:
+            with suppress(queue.Empty):
+                return self._reads.get_nowait()
+        if done:
+            self._deliver(done[:])
+            done.clear()
+        return self._reads.get()
 
 
 def _attempt_connect(connect: Connect, item: Item) -> sqlite3.Connection | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from fakes import STALL, Hold, Raw, ScriptedOllama
+from msgspec.structs import replace
 
 from ollama_async_mem.counts import ExtractionCounts
 from ollama_async_mem.events import FactAdded, FactReinforced, FactRejected, FactSuperseded, JobDone, JobFailed
@@ -19,6 +20,8 @@ from .bench import CHAT, asked, bench, copied, held, lines, told, turn
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ollama_async_mem.records import Turn
 
 
 async def test_what_is_found_is_stored_told_and_counted(server: ScriptedOllama, tmp_path: Path) -> None:
@@ -179,6 +182,92 @@ async def test_the_same_said_again_is_one_fact_of_all_its_turns(server: Scripted
         await at.ingest.settled()
         (fact,) = await at.facts("v")
         assert len(fact.turn_ids) == 30
+
+
+def within(text: str, *ids: str | None, day: int = 0) -> Turn:
+    """A turn of a scope."""
+    return replace(turn(text, day=day), scope=Scope(*ids))
+
+
+async def test_a_contradiction_in_another_run_ends_what_was_known(server: ScriptedOllama, tmp_path: Path) -> None:
+    """Each fact stays in the run where it was said, with its history."""
+    server.settings.answer = told(
+        {"I live in Berlin": "Mia lives in Berlin.", "I moved to Paris": "Mia moved to Paris."}
+    )
+    async with bench(server, tmp_path / "m.db") as at:
+        await at.add(within("I live in Berlin", "u", None, "monday"))
+        await at.add(within("I moved to Paris", "u", None, "tuesday", day=1))
+        assert await at.texts() == ["Mia moved to Paris."]
+        berlin, paris = await at.facts(holding=False)
+        assert (berlin.scope, paris.scope) == (Scope("u", None, "monday"), Scope("u", None, "tuesday"))
+        assert (berlin.valid_to, paris.valid_to) == (paris.at, None)
+        assert [(e.kind, e.by) for e in await at.store.history(berlin.id)] == [
+            ("added", None),
+            ("superseded", paris.id),
+        ]
+        assert [e.kind for e in await at.store.history(paris.id)] == ["added"]
+        assert at.told_of(FactSuperseded) == [FactSuperseded(berlin.id, paris.id, paris.at)]
+
+
+async def test_the_same_in_another_run_is_said_again(server: ScriptedOllama, tmp_path: Path) -> None:
+    """One fact has the turns of all the runs; the deletion of one run leaves it those of the others."""
+    server.settings.answer = copied
+    async with bench(server, tmp_path / "m.db") as at:
+        turns = [within("I own a boat", "u", None, f"run {n}", day=n) for n in range(3)]
+        for said in turns:
+            await at.add(said)
+        (fact,) = await at.facts()
+        assert (fact.scope, fact.turn_ids) == (turns[0].scope, tuple(said.id for said in turns))
+        assert at.told_of(FactReinforced) == [FactReinforced(fact.id, (said.id,)) for said in turns[1:]]
+        await at.store.delete_all(Selection(scope=turns[2].scope))
+        (fact,) = await at.facts()
+        assert fact.turn_ids == (turns[0].id, turns[1].id)
+
+
+async def test_runs_of_a_user_at_the_same_time_give_one_fact(server: ScriptedOllama, tmp_path: Path) -> None:
+    """The model is asked for one run after the other, so that the second knows what the first brought."""
+    hold = Hold()
+    server.enqueue(CHAT, held(hold, copied))
+    server.settings.answer = copied
+    async with bench(server, tmp_path / "m.db") as at:
+        turns = [within("I own a boat", "u", "cook", f"run {n}") for n in range(5)]
+        await asyncio.gather(*map(at.queue, turns))
+        await server.wait_until(lambda: len(server.requests_to(CHAT)) == 1)
+        assert await at.store.claim_jobs(now=datetime.now(UTC), lease=timedelta(), limit=1) == []
+        hold.release()
+        await at.ingest.settled()
+        (fact,) = await at.facts()
+        assert set(fact.turn_ids) == {said.id for said in turns}
+        assert len(server.requests_to(CHAT)) == 5
+
+
+async def test_runs_of_nobody_have_nothing_to_do_with_each_other(server: ScriptedOllama, tmp_path: Path) -> None:
+    """Without user and agent, each run has its own facts, and none waits for another."""
+    hold = Hold()
+    server.enqueue(CHAT, held(hold, copied), repeat=True)
+    async with bench(server, tmp_path / "m.db") as at:
+        scopes = [Scope(None, None, "monday"), Scope(None, None, "tuesday"), Scope("u", None, "monday")]
+        for scope in scopes:
+            await at.queue(replace(turn("I own a boat"), scope=scope))
+        await server.wait_until(lambda: len(server.requests_to(CHAT)) == 3)
+        hold.release()
+        await at.ingest.settled()
+        assert sorted(added.fact.scope.run_id for added in at.told_of(FactAdded)) == ["monday", "monday", "tuesday"]
+        assert at.told_of(FactReinforced) == []
+
+
+async def test_what_a_user_told_agents_is_left_alone(server: ScriptedOllama, tmp_path: Path) -> None:
+    """It belongs to others, and however much there is of it, it does not hide what the user said without one."""
+    server.settings.answer = copied
+    async with bench(server, tmp_path / "m.db") as at:
+        for n in range(15):
+            await at.queue(within("I own a boat", "u", f"agent {n}"))
+        first, again = within("I own a boat", "u"), within("I own a boat", "u", None, "later", day=1)
+        await at.add(first)
+        await at.add(again)
+        (mine,) = [fact for fact in await at.facts() if fact.scope == Scope("u")]
+        assert mine.turn_ids == (first.id, again.id)
+        assert len(await at.facts()) == 16
 
 
 async def test_people_are_not_mixed_up(server: ScriptedOllama, tmp_path: Path) -> None:

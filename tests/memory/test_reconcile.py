@@ -190,12 +190,30 @@ def test_what_lasts_longer_is_not_given_to_what_expires() -> None:
     assert reconcile([fact("Mia likes tea.", 1, expires_at=short.expires_at)], [[Candidate(short, 1.0)]]).reinforced
 
 
-def test_others_are_left_alone() -> None:
-    """A fact of another scope is neither said again nor ended, also where a wider scope finds it."""
-    other = Candidate(fact("Mia lives in Berlin.", scope="v"), 1.0)
-    for text in ("Mia lives in Berlin.", "Mia lives in Rome."):
-        plan = reconcile([fact(text, 1)], [[other]])
-        assert (len(plan.added), plan.reinforced, plan.superseded, plan.open) == (1, (), (), ())
+@pytest.mark.parametrize(
+    ("known", "new", "is_same"),
+    [
+        (Scope("u", None, "monday"), Scope("u", None, "tuesday"), True),
+        (Scope("u", "cook", "monday"), Scope("u", "cook"), True),
+        (Scope(None, "cook", "monday"), Scope(None, "cook", "tuesday"), True),
+        (Scope("u"), Scope("v"), False),
+        (Scope("u"), Scope("u", "cook"), False),
+        (Scope("u"), Scope(None, "u"), False),
+        (Scope(None, "cook"), Scope("u", "cook"), False),
+        (Scope(None, None, "monday"), Scope(None, None, "tuesday"), False),
+        (Scope(None, None, "monday"), Scope("u", None, "monday"), False),
+    ],
+)
+def test_others_are_left_alone(known: Scope, new: Scope, is_same: bool) -> None:  # noqa: FBT001 - a parameter
+    """A fact of another owner is neither said again nor ended, also where a wider scope finds it; one of a run is."""
+    for one, other in ((known, new), (new, known)):
+        near = [[Candidate(msgspec.structs.replace(fact("Mia lives in Berlin."), scope=one), 1.0)]]
+        again, moved = (
+            reconcile([msgspec.structs.replace(fact(text, 1), scope=other)], near)
+            for text in ("Mia lives in Berlin.", "Mia lives in Rome.")
+        )
+        assert (len(again.added), len(again.reinforced)) == ((0, 1) if is_same else (1, 0))
+        assert (len(moved.added), len(moved.superseded), moved.open) == (1, int(is_same), ())
 
 
 SAID = ("Mia lives in Berlin.", "Mia moved to Rome.", "Mia likes tea.", "Mia hates tea.", "Ben lives in Berlin.",

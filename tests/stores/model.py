@@ -280,9 +280,9 @@ class ModelStore:
 
     async def claim_jobs(self, *, now: datetime, lease: timedelta, limit: int) -> builtins.list[Job]:
         waiting = [job for job in self._jobs.values() if job.due and job.due > now]
-        held = {job.scope for job in waiting if job.is_held}
+        held = {owner(job.scope) for job in waiting if job.is_held}
         queued = [job for job in self._jobs.values() if job.state == "queued" and job not in waiting]
-        due = [job for job in queued if job.scope not in held]
+        due = [job for job in queued if owner(job.scope) not in held]
         taken = [job for job in due if job.scope == due[0].scope][:limit]
         for job in taken:
             job.claim, job.attempts, job.due, job.is_held = job.claim + 1, job.attempts + 1, now + lease, True
@@ -400,6 +400,11 @@ class ModelStore:
 
     async def check(self) -> builtins.list[str]:
         return []
+
+
+def owner(scope: Scope) -> Scope:
+    """Whose jobs are worked off one after the other."""
+    return scope if scope.user_id is None and scope.agent_id is None else replace(scope, run_id=None)
 
 
 def around(turn: Turn, turns: Iterable[Turn], before: int, after: int) -> list[Turn]:

@@ -101,9 +101,63 @@ async def test_jobs_of_a_scope_come_together(make_store: MakeStore) -> None:
         ids = [await add(store, turn(str(i), scope), extract=True) for i, scope in enumerate(scopes)]
         put_off = await claim(store)
         await store.release_jobs([put_off], error="away", retry_at=START + 9 * LEASE)
-        claims = [await store.claim_jobs(now=START, lease=LEASE, limit=2) for _ in range(4)]
-        assert [[job.id for job in jobs] for jobs in claims] == [[ids[1]], [ids[2], ids[4]], [ids[3]], []]
+        claims = []
+        while jobs := await store.claim_jobs(now=START, lease=LEASE, limit=2):
+            claims.append(jobs)
+            await store.finish_jobs(jobs, [], [], model=MODEL)
+        assert [[job.id for job in jobs] for jobs in claims] == [[ids[1]], [ids[2], ids[4]], [ids[3]], [ids[5]]]
         assert [job.scope for job in claims[1]] == [ALICE, ALICE]
+
+
+@pytest.mark.parametrize(
+    ("held", "scope", "is_free"),
+    [
+        (ALICE, ALICE, False),
+        (ALICE, Scope("alice", None, "monday"), False),
+        (Scope("alice", None, "monday"), Scope("alice", None, "tuesday"), False),
+        (Scope("alice", "cook", "monday"), Scope("alice", "cook"), False),
+        (Scope(None, "cook", "monday"), Scope(None, "cook", "tuesday"), False),
+        (Scope(None, None, "monday"), Scope(None, None, "monday"), False),
+        (Scope(None, None, "monday"), Scope(None, None, "tuesday"), True),
+        (Scope(None, None, "monday"), Scope("alice", None, "monday"), True),
+        (Scope(None, None, "monday"), Scope(None, "cook", "monday"), True),
+        (Scope("alice", "cook"), Scope("alice"), True),
+        (Scope("alice", "cook"), Scope("alice", "pilot"), True),
+        (Scope(None, "cook"), Scope("alice", "cook"), True),
+        (Scope("alice"), Scope(None, "alice"), True),
+        (Scope(), Scope(None, None, "monday"), True),
+        (Scope("", None, "monday"), Scope("", None, "tuesday"), False),
+        (Scope("", None, "monday"), Scope(None, None, "tuesday"), True),
+    ],
+)
+async def test_jobs_of_an_owner_are_worked_off_one_after_the_other(
+    make_store: MakeStore,
+    held: Scope,
+    scope: Scope,
+    is_free: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """An owner is a user and an agent whatever the run, or a run without them; whoever claims first."""
+    async with make_store() as store:
+        for pair in ((held, scope), (scope, held)):
+            ids = [await add(store, turn(scope=one), extract=True) for one in pair]
+            one = await claim(store)
+            others = await store.claim_jobs(now=START, lease=LEASE, limit=1)
+            assert [one.id, *(job.id for job in others)] == (ids if is_free else ids[:1])
+            await store.finish_jobs([one], [], [], model=MODEL)
+            for job in others or [await claim(store)]:
+                assert job.id == ids[1]
+                await store.finish_jobs([job], [], [], model=MODEL)
+
+
+async def test_claims_at_the_same_time_are_of_different_owners(make_store: MakeStore) -> None:
+    """However many ask at once, each owner is worked for by one of them."""
+    async with make_store() as store:
+        for run in ("monday", "tuesday", "friday"):
+            for scope in (Scope("alice", None, run), Scope("bob", "cook", run), Scope(None, None, run)):
+                await add(store, turn(scope=scope), extract=True)
+        claims = await asyncio.gather(*(store.claim_jobs(now=START, lease=LEASE, limit=9) for _ in range(9)))
+        users = sorted(job.scope.user_id or "" for jobs in claims for job in jobs)
+        assert users == ["", "", "", "alice", "bob"]
 
 
 async def test_jobs_of_a_scope_are_worked_off_one_after_the_other(make_store: MakeStore) -> None:
