@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .footprint import report
 from .phases import CASE, URL
+from .texts import questions, sentences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +25,8 @@ __all__ = ["EMBEDDER", "LLM", "Memories", "compare"]
 LLM = f"llm-{CASE['llm_ms']}"
 EMBEDDER = f"embed-{CASE['embed_ms']}"
 _TICK_S = 0.001
+_MOST_ASKED = 100_000
+_RNG = np.random.default_rng(CASE["seed"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,8 @@ class Memories:
     add: Callable[[str, str], Awaitable[object]]
     settle: Callable[[], Awaitable[object]]
     search: Callable[[str, str], Awaitable[int]]
-    fill: Callable[[str, int], Awaitable[object]]
-    """Stores so many memories of a user without asking a model for facts."""
+    fill: Callable[[str, list[str]], Awaitable[object]]
+    """Stores messages of a user without asking a model for facts."""
 
 
 def message(number: int) -> str:
@@ -77,24 +82,26 @@ async def _returns(memories: Memories) -> None:
 
 async def _search(memories: Memories) -> None:
     """One search after the other, in a memory of some size."""
-    await memories.fill("user", CASE["rows"])
+    await memories.fill("user", sentences(CASE["rows"], _RNG))
     times: list[float] = []
-    await memories.search("user", "which hive is the first one?")
+    first, *asked = questions(1 + CASE["searches"], _RNG)
+    await memories.search("user", first)
     async with _stalls() as stalls:
-        for n in range(CASE["searches"]):
+        for question in asked:
             begin = time.perf_counter()
-            await memories.search("user", f"who keeps bees in hive{n}?")
+            await memories.search("user", question)
             times.append((time.perf_counter() - begin) * 1e3)
     report(p50_ms=median(times), p95_ms=quantiles(times, n=20)[18], stall_ms=max(stalls))
 
 
 async def _burst(memories: Memories) -> None:
     """64 searches at once."""
-    await memories.fill("user", CASE["rows"])
-    await memories.search("user", "which hive is the first one?")
+    await memories.fill("user", sentences(CASE["rows"], _RNG))
+    first, *asked = questions(1 + CASE["together"], _RNG)
+    await memories.search("user", first)
     async with _stalls() as stalls:
         begin = time.perf_counter()
-        await asyncio.gather(*(memories.search("user", f"bees in hive{n}?") for n in range(CASE["together"])))
+        await asyncio.gather(*(memories.search("user", question) for question in asked))
         took_s = time.perf_counter() - begin
     report(seconds=took_s, stall_ms=max(stalls))
 
@@ -103,14 +110,15 @@ async def _rate(memories: Memories) -> None:
     """Searches of many users, 64 at a time, for some seconds."""
     users = CASE["users"]
     for n in range(users):
-        await memories.fill(f"user-{n}", CASE["rows"] // users)
+        await memories.fill(f"user-{n}", sentences(CASE["rows"] // users, _RNG))
+    asked = iter(questions(_MOST_ASKED, _RNG))
     done, end = 0, time.perf_counter() + CASE["seconds"]
 
     async def ask(n: int) -> None:
         nonlocal done
         while time.perf_counter() < end:
             n += 1
-            await memories.search(f"user-{n % users}", f"bees in hive{n}?")
+            await memories.search(f"user-{n % users}", next(asked))
             done += 1
 
     await ask_once(memories, users)

@@ -11,7 +11,6 @@ import anyio.to_thread
 
 from ollama_async_mem.config import load_settings, settings_file
 from ollama_async_mem.connect import connect
-from ollama_async_mem.embedding import OllamaEmbedder
 from ollama_async_mem.llm import OllamaLLM
 from ollama_async_mem.memory.service import Behaviour, MemoryService
 from ollama_async_mem.portable import export_file, import_file
@@ -142,6 +141,8 @@ class Memory(MemoryService):
         behaviour: Behaviour,
     ) -> None:
         """Make the parts that were not given, with one client for all that one can serve."""
+        from ollama_async_mem.embedding import OllamaEmbedder  # noqa: PLC0415 - numpy, for whoever makes a memory
+
         clients: dict[object, OllamaClient] = {}
 
         def client_for(config: ConnectionConfig) -> OllamaClient:

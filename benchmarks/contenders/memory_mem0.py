@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from tempfile import TemporaryDirectory
 
-from benchmarks.memory_case import EMBEDDER, LLM, Memories, compare, message
+from benchmarks.memory_case import EMBEDDER, LLM, Memories, compare
 from benchmarks.phases import CASE, URL
 
 DIMENSION = CASE["dimension"]
@@ -40,9 +40,9 @@ async def opened() -> AsyncIterator[Memories]:
         async def search(user: str, query: str) -> int:
             return len((await memory.search(query, filters={"user_id": user}))["results"])
 
-        async def fill(user: str, rows: int) -> None:
-            for n in range(rows):
-                await memory.add(message(n), user_id=user, infer=False)
+        async def fill(user: str, messages: list[str]) -> None:
+            for message in messages:
+                await memory.add(message, user_id=user, infer=False)
 
         yield Memories(lambda user, text: memory.add(text, user_id=user), settle, search, fill)
 

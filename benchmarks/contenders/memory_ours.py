@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.memory_case import EMBEDDER, LLM, Memories, compare, message
+from benchmarks.memory_case import EMBEDDER, LLM, Memories, compare
 from benchmarks.phases import URL
 from ollama_async_mem import Memory
 
@@ -20,9 +20,8 @@ async def opened() -> AsyncIterator[Memories]:
             async def search(user: str, query: str) -> int:
                 return len(await mem.search(query, user_id=user))
 
-            async def fill(user: str, rows: int) -> None:
-                messages = [message(n) for n in range(rows)]
-                for start in range(0, rows, 500):
+            async def fill(user: str, messages: list[str]) -> None:
+                for start in range(0, len(messages), 500):
                     await mem.add(messages[start : start + 500], user_id=user, infer=False)
 
             yield Memories(lambda user, text: mem.add(text, user_id=user), mem.flush, search, fill)

@@ -15,6 +15,7 @@ import msgspec
 
 from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.keys import Key, bare, key_of
+from ollama_async_mem.memory.places import is_country
 from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, stem
 from ollama_async_mem.records import Candidate, Fact, Reinforcement, Scope, Supersession
 
@@ -39,10 +40,14 @@ _CORRECTING = re.compile(
 _ADDING = re.compile(r"\b(?:also|too|as well|another|both|besides)\b")
 _ABOUT_KEYS = frozenset(
     stem(word)
-    for word in listed("live move relocate reside base work start job employ name call join turn age old year new")
+    for word in listed(
+        "live move relocate reside base work start job employ name call join turn age old year new leave quit resign"
+    )
 )
 _NAMED = frozenset({"home", "work", "school"})
-_HELD = frozenset(listed("home work own have driv status boyfriend girlfriend partner husband wife"))
+_COUNTED = frozenset({"have", "own"})
+_UNSAID = re.compile(r"\b(?:will|would|could|should)\b|'(?:ll|d)\b")
+"""What sets a plan apart from a deed, and is none of the words that are compared."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +67,7 @@ class _Gist(msgspec.Struct, frozen=True):
     days: frozenset[tuple[date, date]]
     names: frozenset[str]
     is_denied: bool
+    is_planned: bool
     key: Key | None
 
     @property
@@ -172,7 +178,7 @@ class _Desk:
         """From when on a fact holds: since it was said, or the day that it names if that is earlier."""
         days = [start for start, _ in _gist(fact.text, fact.at).days]
         key = _gist(fact.text, fact.at).key
-        if key and key.attribute != "when" and days and min(days) < fact.at.date():
+        if key and not key.attribute.startswith("when") and days and min(days) < fact.at.date():
             first = min(days)
             return fact.at.replace(year=first.year, month=first.month, day=first.day)
         return fact.at
@@ -188,6 +194,7 @@ def _gist(text: str, at: datetime) -> _Gist:
         days=frozenset((found.start, found.end) for found in dates),
         names=frozenset(names(text)),
         is_denied=is_negated(text),
+        is_planned=bool(_UNSAID.search(normal(text))),
         key=key_of(text, dates),
     )
 
@@ -197,7 +204,7 @@ def _relation(known: _Gist, new: _Gist, fact: Fact, score: float) -> Relation:
     if known.words == new.words and known.numbers == new.numbers and _in_order(known, new):
         if known.is_denied != new.is_denied:
             return "conflict"
-        if new.days <= known.days and new.key == known.key:
+        if new.days <= known.days and new.key == known.key and new.is_planned == known.is_planned:
             return "same"
     found = _by_keys(known, new)
     return _by_words(known, new, fact, score) if found == "open" else found
@@ -229,6 +236,7 @@ def _may_be_same(known: _Gist, new: _Gist) -> bool:
         and new.days <= known.days
         and new.names <= known.names | known.words
         and new.is_denied == known.is_denied
+        and new.is_planned == known.is_planned
         and _in_order(known, new)
     )
 
@@ -238,34 +246,42 @@ def _by_keys(known: _Gist, new: _Gist) -> Relation:
     if not (known.key and new.key) or known.key.subject != new.key.subject:
         return "open"
     one, other = known.key, new.key
-    if "ended" in {one.attribute, other.attribute}:
-        return _by_end(one, other)
     if one.attribute != other.attribute:
-        return "none" if one.is_single or other.is_single else "open"
+        return _by_end(one, other)
     if one.is_denied != other.is_denied:
-        return "conflict" if one.value <= other.value or other.value <= one.value else "none"
+        return _by_denial(one, other)
     if one.value == other.value or (one.is_single and other.value < one.value):
         more = new.words - known.words - _ABOUT_KEYS
-        says_more = more or new.days - known.days or new.numbers - known.numbers
+        says_more = more or new.days - known.days or new.numbers - known.numbers or new.is_planned != known.is_planned
         return "none" if says_more else "same"
     return _by_values(one, other)
 
 
+def _by_denial(one: Key, other: Key) -> Relation:
+    """Whether one of two denies the other: who does not like green tea may like tea."""
+    denied, held = (one, other) if one.is_denied else (other, one)
+    is_meant = denied.value <= held.value or (held.is_single and held.value <= denied.value)
+    return "conflict" if is_meant else "none"
+
+
 def _by_values(one: Key, other: Key) -> Relation:
-    """Whether different values of one attribute exclude each other: not a place and a kind of place."""
-    if not one.is_single or one.is_denied or one.value < other.value:
+    """Whether different values of one attribute exclude each other: not a place and a kind of place, or its country."""
+    if one.attribute in _COUNTED and all(word[0].isdigit() for word in one.value ^ other.value):
+        return "open"
+    if not (one.is_single and other.is_single) or one.is_denied or one.value < other.value:
         return "none"
     if one.attribute not in _NAMED:
         return "conflict"
-    return "conflict" if one.names and other.names and not one.names & other.names else "open"
+    is_apart = one.names and other.names and not one.names & other.names
+    return "conflict" if is_apart and is_country(one.names) == is_country(other.names) else "open"
 
 
 def _by_end(one: Key, other: Key) -> Relation:
     """Whether one of two says that what the other says is over."""
-    if one.attribute == other.attribute:
-        return "same" if one.value == other.value else "none"
-    ended, held = (one, other) if one.attribute == "ended" else (other, one)
-    is_over = held.attribute in _HELD and not held.is_denied and ended.value <= held.value
+    ended, held = (one, other) if one.ends else (other, one)
+    if not ended.ends:
+        return "none" if one.is_single or other.is_single else "open"
+    is_over = held.attribute in ended.ends and not held.is_denied and ended.value <= held.value
     return "conflict" if is_over else "none"
 
 

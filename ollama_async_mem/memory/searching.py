@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import anyio
 import msgspec
 
 from ollama_async_mem.errors import OllamaError
 from ollama_async_mem.filters import AllOf, AnyOf, Compare, Field
 from ollama_async_mem.memory.query import read_query
 from ollama_async_mem.memory.rank import RankingWeights, rank, shortlist, speakers
+from ollama_async_mem.memory.tasks import together
 from ollama_async_mem.records import SearchResult, Selection
 
 if TYPE_CHECKING:
@@ -19,14 +22,18 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.filters import Condition
     from ollama_async_mem.memory.query import Query
-    from ollama_async_mem.ports import Embedder, MemoryStore, Vector
-    from ollama_async_mem.records import Candidate, DateRange
+    from ollama_async_mem.ports import Embedder, MemoryStore
+    from ollama_async_mem.records import Candidate, DateRange, Scope
 
-__all__ = ["Asked", "find"]
+    Places: TypeAlias = Sequence[tuple[Selection, int]]
+
+__all__ = ["Asked", "Finder"]
 
 _log = logging.getLogger(__name__)
 _POOL = 50
 _DATED_POOL = 20
+_MOST_SCOPES = 10_000
+_MOST_SPEAKERS = 200
 _AT = Field("at")
 
 
@@ -40,41 +47,99 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     explain: bool = False
 
 
-async def find(asked: Asked, store: MemoryStore, embedder: Embedder, weights: RankingWeights) -> SearchResult:
-    """Find the memories that fit, best first.
+class Finder:
+    """Finds memories in a store, and remembers who speaks in which scope.
 
-    The words are looked up first, which is quick: the speakers of what they find tell which words of the query are
-    names, and those stay out of the text that is embedded.
-
-    Raises:
-        StoreError: an index could not be asked.
-        EmbeddingMismatch: the embedder makes other vectors than the store holds.
+    The names of speakers that a query names stay out of the text that is embedded. Where they are known, both indexes
+    are asked at once; else the words first, whose memories tell who speaks.
     """
-    now = asked.selection.as_of or datetime.now(UTC)
-    query = read_query(asked.text, now=now)
-    places = _places(asked, query)
-    keyword = [found for at, pool in places for found in await store.keyword_candidates(at, query.text, limit=pool)]
-    query = query.about(speakers(keyword))
-    vector = await _embedded(query.embedded, embedder)
-    dense = [] if vector is None else await _nearest(vector, places, store, embedder)
-    keyword = _once(keyword)
-    around = await store.neighbours(shortlist(dense, keyword))
-    hits = rank(
-        query,
-        dense,
-        keyword,
-        around,
-        now=now,
-        weights=weights,
-        limit=asked.limit,
-        min_score=asked.min_score,
-        widen=asked.selection.where is None and asked.selection.as_of is None,
-        explain=asked.explain,
-    )
-    return SearchResult(hits, () if vector is not None else ("dense",))
+
+    def __init__(self, store: MemoryStore, embedder: Embedder, weights: RankingWeights) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._weights = weights
+        self._speakers: OrderedDict[Scope, frozenset[str]] = OrderedDict()
+        self._ranking = anyio.Lock()
+
+    async def find(self, asked: Asked) -> SearchResult:
+        """Find the memories that fit, best first.
+
+        Raises:
+            StoreError: an index could not be asked.
+            EmbeddingMismatch: the embedder makes other vectors than the store holds.
+        """
+        now = asked.selection.as_of or datetime.now(UTC)
+        query = read_query(asked.text, now=now)
+        places = _places(asked, query)
+        query, keyword, dense = await self._candidates(query, places)
+        around = await self._store.neighbours(shortlist(dense or (), keyword))
+        async with self._ranking:  # one in each round of the loop: many searches that end at once do not stall it
+            hits = rank(
+                query,
+                dense or (),
+                keyword,
+                around,
+                now=now,
+                weights=self._weights,
+                limit=asked.limit,
+                min_score=asked.min_score,
+                widen=asked.selection.where is None and asked.selection.as_of is None,
+                explain=asked.explain,
+            )
+        return SearchResult(hits, ("dense",) if dense is None else ())
+
+    async def _candidates(self, query: Query, places: Places) -> tuple[Query, list[Candidate], list[Candidate] | None]:
+        """Ask both indexes; returns the query without names, and None for an index that could not be asked."""
+        scope = places[0][0].scope
+        known = self._speakers.get(scope)
+        if known is None:
+            keyword = await self._by_words(query, places)
+            query = query.about(self._learned(scope, keyword))
+            return query, keyword, await self._by_vector(query, places)
+        about, found = query.about(known), _Found()
+
+        async def words() -> None:
+            found.keyword = await self._by_words(query, places)
+
+        async def vector() -> None:
+            found.dense = await self._by_vector(about, places)
+
+        await together(words, vector)
+        again = query.about(self._learned(scope, found.keyword))
+        if again.embedded != about.embedded:  # somebody speaks who was not known, and the query names them
+            found.dense = await self._by_vector(again, places)
+        return again, found.keyword, found.dense
+
+    def _learned(self, scope: Scope, found: Sequence[Candidate]) -> frozenset[str]:
+        """All who are known to speak in a scope, by now."""
+        names = self._speakers.pop(scope, frozenset()) | speakers(found)
+        self._speakers[scope] = names if len(names) <= _MOST_SPEAKERS else frozenset(speakers(found))
+        if len(self._speakers) > _MOST_SCOPES:
+            self._speakers.popitem(last=False)
+        return names
+
+    async def _by_words(self, query: Query, places: Places) -> list[Candidate]:
+        return _once([c for at, n in places for c in await self._store.keyword_candidates(at, query.text, limit=n)])
+
+    async def _by_vector(self, query: Query, places: Places) -> list[Candidate] | None:
+        """Find what is nearest, or return None where the query cannot be embedded: finding goes on with the words."""
+        try:
+            vector = await self._embedder.embed_query(query.embedded)
+        except OllamaError as exc:
+            _log.warning("searching by words only, the query could not be embedded: %s", exc)
+            return None
+        model, nearest = self._embedder.model, self._store.dense_candidates
+        return _once([c for at, n in places for c in await nearest(at, vector, model=model, limit=n)])
 
 
-def _places(asked: Asked, query: Query) -> list[tuple[Selection, int]]:
+class _Found:
+    """What two tasks bring."""
+
+    keyword: list[Candidate]
+    dense: list[Candidate] | None
+
+
+def _places(asked: Asked, query: Query) -> Places:
     """Where to look, and for how many: everywhere, and among what was said on the days that the query names."""
     places = [(asked.selection, max(_POOL, 2 * asked.limit))]
     if query.dates:
@@ -96,23 +161,7 @@ _BEGIN, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC
 _FIRST, _LAST = (_BEGIN + 2 * _HALF_DAY).date(), (_END - 4 * _HALF_DAY).date()
 
 
-async def _nearest(
-    vector: Vector, places: Sequence[tuple[Selection, int]], store: MemoryStore, embedder: Embedder
-) -> list[Candidate]:
-    lists = [await store.dense_candidates(at, vector, model=embedder.model, limit=pool) for at, pool in places]
-    return _once([found for each in lists for found in each])
-
-
 def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Leave out what was found before."""
     first = {candidate.memory.id: candidate for candidate in reversed(candidates)}
     return sorted(first.values(), key=lambda candidate: candidate.score, reverse=True)
-
-
-async def _embedded(text: str, embedder: Embedder) -> Vector | None:
-    """Embed a query, or return None where the server cannot: finding goes on with the other index."""
-    try:
-        return await embedder.embed_query(text)
-    except OllamaError as exc:
-        _log.warning("searching by words only, the query could not be embedded: %s", exc)
-        return None

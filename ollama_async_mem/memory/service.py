@@ -35,7 +35,7 @@ from ollama_async_mem.memory.keeping import MemoryKeeper
 from ollama_async_mem.memory.messages import as_messages, as_turn
 from ollama_async_mem.memory.procedures import told, write_down
 from ollama_async_mem.memory.rank import DEFAULT, RankingWeights
-from ollama_async_mem.memory.searching import Asked, find
+from ollama_async_mem.memory.searching import Asked, Finder
 from ollama_async_mem.memory.upkeep import purge
 from ollama_async_mem.memory.vision import described
 from ollama_async_mem.records import AddResult, SearchResult
@@ -102,7 +102,7 @@ class MemoryService(MemoryKeeper):
         self._resources = resources
         self._llm = llm
         self._vision = vision
-        self._weights = weights
+        self._finder = Finder(store, embedder, weights)
         self._ingest: Ingest | None = None
         if llm and extract_here:
             self._ingest = Ingest(
@@ -276,7 +276,7 @@ class MemoryService(MemoryKeeper):
             min_score=require_score(min_score),
             explain=bool(explain),
         )
-        return await find(asked, self.store, self._embedder, self._weights)
+        return await self._finder.find(asked)
 
     async def context(
         self,

@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._sqlite_inserts import indexes_parts
-from ._sqlite_rows import candidates
+from ._sqlite_rows import candidates, gathered
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_values import micros
 from ._text import keywords
@@ -76,11 +76,12 @@ def keyword_candidates(
         return []
     rows = conn.execute("SELECT coalesce(max(seq), 0) FROM memories").fetchone()[0]
     terms = _Terms(_all(owners), True, words, {}) if rows <= SMALL_STORE else _choose(conn, counts, owners, words, rows)
-    found = dict(conn.execute(*_ranked_sql(terms, chosen, limit)).fetchall()) if terms.ranking else {}
+    ranked = _ranked_sql(terms, chosen, limit)
+    found = dict(gathered(conn, "json_array(seq, score)", *ranked)) if terms.ranking else {}
     least = min(found.values(), default=math.inf)
     for word, score in terms.filling.items():
         if len(found) < limit:
-            for (seq,) in conn.execute(*_filling_sql(terms, word, chosen, limit)).fetchall():
+            for seq in sorted(gathered(conn, "seq", *_filling_sql(terms, word, chosen, limit)), reverse=True):
                 found.setdefault(seq, min(score, least))
     return candidates(conn, sorted(found.items(), key=lambda row: -row[1])[:limit])
 
@@ -125,7 +126,8 @@ def _ranked_sql(terms: _Terms, chosen: Sql, limit: int) -> Sql:
     """
     order = "+rank" if terms.is_narrow else "rank"
     sql = f"""
-        SELECT memory_index.rowid, -rank FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
+        SELECT memories.seq AS seq, -rank AS score
+        FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
         WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY {order} LIMIT ?
     """  # noqa: S608 - column names only
     return sql, [f"({' OR '.join(terms.ranking)}){terms.scope}", *chosen[1], limit]
@@ -135,7 +137,7 @@ def _filling_sql(terms: _Terms, word: str, chosen: Sql, limit: int) -> Sql:
     """The newest rows with a word. FTS5 can go back from the newest row, past many of other scopes."""
     order = "+memories.seq" if terms.is_narrow else "memory_index.rowid"
     sql = f"""
-        SELECT memory_index.rowid FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
+        SELECT memories.seq AS seq FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
         WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY {order} DESC LIMIT ?
     """  # noqa: S608 - column names only
     return sql, [f"{word}{terms.scope}", *chosen[1], limit]

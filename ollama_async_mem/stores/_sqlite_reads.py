@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
 from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
 from ollama_async_mem.records import Page, Scope
 
 from ._checks import decode_cursor, encode_cursor
-from ._sqlite_rows import find_seqs, load_rows, read_space, scope_of
+from ._sqlite_rows import by_ids, gathered, load_rows, read_space, scope_of
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_values import from_micros, intern_name, micros
 
@@ -69,33 +67,31 @@ def neighbours(
     conn: sqlite3.Connection, turn_ids: Sequence[str], before: int, after: int, now: datetime
 ) -> dict[str, list[Turn]]:
     """Read the turns before and after each of some in its scope, without expired ones."""
-    centres = find_seqs(conn, turn_ids)
-    wanted = (msgspec.json.encode(list(centres.values())).decode(), micros(now), before, after)
-    pairs = conn.execute(_NEIGHBOURS, wanted).fetchall()
-    turns = load_rows(conn, list({seq for _, seq in pairs if seq is not None}))
-    around: dict[int, list[Turn]] = {}
-    for centre, seq in pairs:
-        beside = around.setdefault(centre, [])
-        if seq is not None:
-            beside.append(cast("Turn", turns[seq]))
-    return {turn_id: around[seq] for turn_id, seq in centres.items() if seq in around}
+    found: list[tuple[str, list[int], list[int]]] = []
+    for condition, ids in by_ids(turn_ids):
+        values = (micros(now), before, after, *ids)
+        found += gathered(conn, "json_array(id, json(before), json(after))", f"{_NEIGHBOURS} AND {condition}", values)
+    turns = load_rows(conn, list({seq for _, *near in found for seqs in near for seq in seqs}))
+    return {
+        turn_id: sorted(
+            (cast("Turn", turns[seq]) for seqs in near for seq in seqs), key=lambda turn: (turn.at, turn.id)
+        )
+        for turn_id, *near in found
+    }
 
 
 _NEAR = """
-SELECT * FROM (
-  SELECT seq FROM memories
-  WHERE scope_id = centre.scope_id AND (at, id) {than} (centre.at, centre.id) AND kind = 'turn'
-    AND (expires_at IS NULL OR expires_at > ?2)
+SELECT json_group_array(seq) FROM (
+  SELECT seq FROM memories AS near
+  WHERE scope_id = memories.scope_id AND (at, id) {than} (memories.at, memories.id) AND kind = 'turn'
+    AND (expires_at IS NULL OR expires_at > ?1)
   ORDER BY at {order}, id {order} LIMIT {limit}
 )
 """
 _NEIGHBOURS = f"""
-SELECT centre.seq, near.seq FROM json_each(?1) AS wanted CROSS JOIN memories AS centre
-  ON centre.seq = wanted.value AND centre.kind = 'turn'
-LEFT JOIN memories AS near ON near.seq IN (
-  {_NEAR.format(than="<", order="DESC", limit="?3")} UNION ALL {_NEAR.format(than=">", order="ASC", limit="?4")}
-)
-ORDER BY near.at, near.id
+SELECT id, ({_NEAR.format(than="<", order="DESC", limit="?2")}) AS before,
+  ({_NEAR.format(than=">", order="ASC", limit="?3")}) AS after
+FROM memories WHERE kind = 'turn'
 """  # noqa: S608 - from here
 
 

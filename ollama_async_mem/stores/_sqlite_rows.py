@@ -17,13 +17,12 @@ from ._text import clean
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "candidates",
     "find",
     "find_seq",
-    "find_seqs",
     "get",
     "get_many",
     "load_rows",
@@ -31,6 +30,8 @@ __all__ = [
     "read_space",
     "scope_of",
 ]
+
+MAX_SLOTS = 500
 
 
 def read_scope(conn: sqlite3.Connection, scope_id: int) -> Scope:
@@ -77,17 +78,19 @@ def find_seq(conn: sqlite3.Connection, memory_id: str) -> int:
     return cast("int", row[0])
 
 
-def find_seqs(conn: sqlite3.Connection, memory_ids: Iterable[str]) -> dict[str, int]:
-    """The rows of memories by their ids, without those that are not there."""
+def by_ids(memory_ids: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Conditions on `memories` for some ids at a time, with a `?` for each, and those ids. Any text may be an id."""
     stored = [memory_id for memory_id in dict.fromkeys(memory_ids) if clean(memory_id) == memory_id]
-    found: dict[str, int] = {}
     for start in range(0, len(stored), MAX_SLOTS):
         some = stored[start : start + MAX_SLOTS]
-        found.update(conn.execute(f"SELECT id, seq FROM memories WHERE id IN (?{', ?' * (len(some) - 1)})", some))  # noqa: S608 - slots only
+        yield f"memories.id IN ({', '.join('?' * len(some))})", some
+
+
+def gathered(conn: sqlite3.Connection, columns: str, sql: str, values: Sequence[Any]) -> list[Any]:
+    """Read some columns of all rows of a query, in no order. As one row: at each, threads may have to take turns."""
+    (text,) = conn.execute(f"SELECT json_group_array({columns}) FROM ({sql})", values).fetchone()  # noqa: S608 - column names only
+    found: list[Any] = msgspec.json.decode(text)
     return found
-
-
-MAX_SLOTS = 500
 
 
 def get(conn: sqlite3.Connection, memory_id: str) -> MemoryRecord:
@@ -102,7 +105,9 @@ def get(conn: sqlite3.Connection, memory_id: str) -> MemoryRecord:
 
 def get_many(conn: sqlite3.Connection, memory_ids: Sequence[str]) -> list[MemoryRecord]:
     """Read memories in the order of their ids, without those that are not there."""
-    seqs = find_seqs(conn, memory_ids)
+    seqs: dict[str, int] = {}
+    for condition, ids in by_ids(memory_ids):
+        seqs.update(conn.execute(f"SELECT id, seq FROM memories WHERE {condition}", ids))  # noqa: S608 - slots only
     memories = load_rows(conn, list(seqs.values()))
     return [memories[seqs[memory_id]] for memory_id in memory_ids if memory_id in seqs]
 

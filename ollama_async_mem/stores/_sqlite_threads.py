@@ -35,6 +35,7 @@ Connect: TypeAlias = Callable[[], sqlite3.Connection]
 
 MAX_GROUP = 256
 MAX_QUEUED = 1024
+PATIENCE_S = 0.002  # how long a read may take until another thread does the next one
 MAX_HELD_S = 0.001  # how long an answer waits for others: to wake the loop takes as long as a quick read
 IDLE_S = 0.01  # how long nothing must be written before what is not urgent is done
 PROGRESS_OPS = 100_000  # after how many steps of its machine SQLite asks whether to go on
@@ -93,6 +94,7 @@ class SQLiteThreads:
         self._writes: _Inbox = queue.SimpleQueue()
         # Without readers everything is done by the writer: a database in memory has one connection.
         self._reads: _Inbox = queue.SimpleQueue() if readers else self._writes
+        self._turn = threading.Lock()
         self._readers = [_thread(self._read_loop) for _ in range(readers)]
         self._slots = asyncio.Semaphore(MAX_QUEUED)
         self._closed = False
@@ -256,30 +258,43 @@ class SQLiteThreads:
         self._deliver([aside.item], slots=False)
 
     def _read_loop(self) -> None:
+        """Do reads, one thread for all as long as they are quick: only one runs Python at a time, and switching is dear."""
         conn: sqlite3.Connection | None = None
+        while (item := self._reads.get()) is not None:
+            is_alone = self._turn.acquire(timeout=PATIENCE_S)
+            conn = self._read_on(conn, item, is_alone=is_alone)
+            if is_alone:
+                self._turn.release()
+        if conn is not None:
+            conn.close()
+
+    def _read_on(self, conn: sqlite3.Connection | None, first: Item, *, is_alone: bool) -> sqlite3.Connection | None:
+        """Do a read, and with `is_alone` those that come meanwhile."""
+        item: Item | None = first
         done: list[Item] = []
-        due = 0.0
-        while (item := self._next_read(done, due)) is not None:
-            if not done:
-                due = time.monotonic() + MAX_HELD_S
+        due = time.monotonic() + MAX_HELD_S
+        while item is not None:
             if not item.future.cancelled():
                 conn = conn or _attempt_connect(self._connect_reader, item)
                 if conn is not None:
                     read(conn, item)
             done.append(item)
+            if time.monotonic() > due:
+                self._deliver(done)
+                done, due = [], time.monotonic() + MAX_HELD_S
+            item = self._waiting() if is_alone else None
         self._deliver(done)
-        if conn is not None:
-            conn.close()
+        return conn
 
-    def _next_read(self, done: list[Item], due: float) -> Item | None:
-        """The next item to read for. What is done is delivered when it is due, and before anything is waited for."""
-        if done and time.monotonic() < due:
-            with suppress(queue.Empty):
-                return self._reads.get_nowait()
-        if done:
-            self._deliver(done[:])
-            done.clear()
-        return self._reads.get()
+    def _waiting(self) -> Item | None:
+        """A read that waits to be done."""
+        try:
+            item = self._reads.get_nowait()
+        except queue.Empty:
+            return None
+        if item is None:
+            self._reads.put(None)  # for whoever waits for more
+        return item
 
 
 def _attempt_connect(connect: Connect, item: Item) -> sqlite3.Connection | None:
