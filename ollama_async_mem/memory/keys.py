@@ -32,10 +32,8 @@ _END = re.compile(
     r"\s+(?:with|because|since|after|before|for|who|which|where|while|until|again|these days|any ?more)\b.*|,.*"
 )
 _LIKING = (
-    (
-        re.compile(r"(?:can't|cannot|can not) stand|(?:is not|isn't) (?:a (?:\w+ )?fan of|fond of|keen on)"),
-        "does not like",
-    ),
+    (re.compile(r"(?:can't|cannot|can not) stand"), "does not like"),
+    (re.compile(r"(?:is not|isn't) (?:a (?:\w+ )?fan of|fond of|keen on)"), "does not like"),
     (re.compile(r"is (?:a (?:\w+ )?fan of|fond of|keen on)"), "likes"),
 )
 _ADDED = re.compile(r"\b(?:also|another|second|side|part[- ]time)\b", re.IGNORECASE)
@@ -48,16 +46,17 @@ _SINGLE = {
     "work": r"(?:works?|working) (?:at|for)|employed (?:at|by)|got a (?:new )?job at|"
     r"started (?:(?:a|her|his|their) (?:new )?job |working |work )?at",
     "job": r"(?:works?|working) as",
-    "age": r"turned|aged",
+    "age": r"(?:turned|aged)(?= [\w-]+(?: on| in)?$)",
     "name": r"(?:is|are) (?:called|named)|goes by",
     "school": r"(?:studies|study|studying) at",
 }
 _OWNED = (
-    "name|age|birthday|e-?mail(?: address)?|phone(?: number)?|number|address|employer|job|profession|occupation|role|"
+    "name|age|birthday|e-?mail(?: address)?|phone(?: number)?|number|address|employer|profession|occupation|"
     "boss|manager|husband|wife|partner|boyfriend|girlfriend|fianc[eé]e?|height|weight|nationality|native language|"
     "salary|time ?zone|username|password|passcode|deadline|home|hometown|favou?rite [\\w ]+?"
 )
 _SAME_ATTRIBUTE = {"employer": "work", "profession": "job", "occupation": "job"}
+_WITH_DIGITS = frozenset({"age", "phone", "number", "phone number", "address", "height", "weight", "salary"})
 _PARTNERS = frozenset({"boyfriend", "girlfriend", "partner", "husband", "wife", "fiance", "fiancee"})
 _PEOPLE = _PARTNERS | {"boss", "manager"}
 _STATES = (
@@ -67,7 +66,7 @@ _STATES = (
 _MANY = (
     r"likes?|loves?|enjoys?|adores?|hates?|dislikes?|owns?|has|have|plays?|speaks?|bought|visited|reads?|watched|"
     r"went to|attended|met|wants?|plans?|knows?|uses?|drives?|eats?|drinks?|cooks?|can|collects?|"
-    r"learns?|learning|prefers?"
+    r"learns?|learning|prefers?|(?:\w+ly )?allergic to"
 )
 # What is over, by attributes.
 _ENDED = {
@@ -94,7 +93,7 @@ _COUNTED = re.compile(r"^(?P<subject>.+?)\s+(?:is|am|are)(?: (?:now|already|only
 _STATE = re.compile(rf"^(?P<subject>.+?)\s+{_ADVERBS}(?:got )?(?P<value>{_STATES})$", re.IGNORECASE)
 _POSSESSION = re.compile(
     rf"^(?P<subject>.+?)(?:'s|s'|\u2019s)\s+(?:new |current )?(?P<attribute>{_OWNED})\s+{_ADVERBS}(?:changed to )?"
-    r"(?P<value>\S.*)$",
+    r"(?!was\b|were\b|had\b|will\b|would\b)(?P<value>\S.*)$",
     re.IGNORECASE,
 )
 _DATED = re.compile(
@@ -111,7 +110,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """About whom a statement says what.
 
     `attribute` is "ended" where it says that what some attributes had as their value is over: those in `ends`; without
-    a value, whatever they had. With `is_single` another value takes the place of this one. `value` and `names` are stems, the names those that are written with a capital.
+    a value, whatever they had. With `is_single` another value takes the place of this one. `value` and `names` are
+    stems, the names those that are written with a capital.
     """
 
     subject: str
@@ -147,8 +147,7 @@ def _possession(text: str) -> Key | None:
         return None
     attribute = plain(match["attribute"]).replace("favorite", "favourite")
     key = _key(match["subject"], _SAME_ATTRIBUTE.get(attribute, attribute), match["value"], text, is_single=True)
-    is_someone = attribute not in _PEOPLE or (key and key.names == key.value)  # not what they are or do
-    return key if is_someone else None
+    return None if attribute in _PEOPLE and key and key.names != key.value else key  # what they are, not who
 
 
 def _ended(text: str) -> Key | None:
@@ -196,6 +195,8 @@ def _key(subject: str, attribute: str, value: str, text: str, *, is_single: bool
     stems = frozenset(content(value)) | numbers(value) | {word.casefold() for word in value.split() if "@" in word}
     about = plain(subject)
     if not stems or not about or len(about.split()) > _MOST_SUBJECT_WORDS:
+        return None
+    if attribute in _WITH_DIGITS and not numbers(value):
         return None
     capitals = frozenset(names(f"in {value}"))
     return Key(

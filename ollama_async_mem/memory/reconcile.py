@@ -44,6 +44,7 @@ _ABOUT_KEYS = frozenset(
         "live move relocate reside base work start job employ name call join turn age old year new leave quit resign"
     )
 )
+_MOVED = frozenset(map(stem, ("move", "relocate")))
 _NAMED = frozenset({"home", "work", "school"})
 _COUNTED = frozenset({"have", "own"})
 _UNSAID = re.compile(r"\b(?:will|would|could|should)\b|'(?:ll|d)\b")
@@ -243,8 +244,10 @@ def _may_be_same(known: _Gist, new: _Gist) -> bool:
 
 def _by_keys(known: _Gist, new: _Gist) -> Relation:
     """What the keys tell; "open" where they tell nothing."""
-    if not (known.key and new.key) or known.key.subject != new.key.subject:
+    if not (known.key and new.key):
         return "open"
+    if known.key.subject != new.key.subject:
+        return "none"
     one, other = known.key, new.key
     if one.attribute != other.attribute:
         return _by_end(one, other)
@@ -254,7 +257,7 @@ def _by_keys(known: _Gist, new: _Gist) -> Relation:
         more = new.words - known.words - _ABOUT_KEYS
         says_more = more or new.days - known.days or new.numbers - known.numbers or new.is_planned != known.is_planned
         return "none" if says_more else "same"
-    return _by_values(one, other)
+    return _by_values(one, other, has_moved=bool(new.words & _MOVED))
 
 
 def _by_denial(one: Key, other: Key) -> Relation:
@@ -264,7 +267,7 @@ def _by_denial(one: Key, other: Key) -> Relation:
     return "conflict" if is_meant else "none"
 
 
-def _by_values(one: Key, other: Key) -> Relation:
+def _by_values(one: Key, other: Key, *, has_moved: bool) -> Relation:
     """Whether different values of one attribute exclude each other: not a place and a kind of place, or its country."""
     if one.attribute in _COUNTED and all(word[0].isdigit() for word in one.value ^ other.value):
         return "open"
@@ -272,8 +275,9 @@ def _by_values(one: Key, other: Key) -> Relation:
         return "none"
     if one.attribute not in _NAMED:
         return "conflict"
-    is_apart = one.names and other.names and not one.names & other.names
-    return "conflict" if is_apart and is_country(one.names) == is_country(other.names) else "open"
+    is_apart = not (one.names <= other.names or other.names <= one.names)
+    is_alike = has_moved or is_country(one.names) == is_country(other.names)
+    return "conflict" if is_apart and is_alike else "open"
 
 
 def _by_end(one: Key, other: Key) -> Relation:

@@ -41,7 +41,8 @@ NEGATING = re.compile(
 NOT_NEGATING = re.compile(
     r"\b(?:(?:ca|can|could) ?not (?:wait|believe|help|stop|get enough)|not (?:only|just|long ago|to mention|bad)|"
     r"no (?:doubt|problem|worries|matter|wonder)|why not|or not|could not agree|"
-    r"(?:never|not) (?:been )?(?:happier|better|more \w+)|nothing (?:better|like|beats))\b"
+    r"(?:never|not) (?:been )?(?:happier|better|more \w+)|nothing (?:better|like|beats)|"
+    r"(?:is|are|am|was|were|gets?|got) used to)\b"
 )
 """Words that only look as if they said so."""
 

@@ -116,21 +116,22 @@ def load_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, Memory
     """Read memories by row; each record is the caller's own."""
     rows = read_through(conn, seqs, _read_rows)
     sources = _sources(conn, [seq for seq, row in rows.items() if type(row.record) is Fact])
-    return {
-        seq: replace(record, metadata=read_json(metadata) if metadata else {}, **sources.get(seq, _NO_SOURCES))
-        for seq, (record, metadata) in rows.items()
-    }
+    memories: dict[int, MemoryRecord] = {}
+    for seq, (record, metadata) in rows.items():
+        own = read_json(metadata) if metadata else {}
+        if type(record) is Fact:
+            memories[seq] = replace(record, metadata=own, turn_ids=tuple(sources.get(seq, ())))
+        else:
+            memories[seq] = replace(record, metadata=own)
+    return memories
 
 
-_NO_SOURCES: dict[str, tuple[str, ...]] = {}
-
-
-def _sources(conn: sqlite3.Connection, facts: Sequence[int]) -> dict[int, dict[str, tuple[str, ...]]]:
+def _sources(conn: sqlite3.Connection, facts: Sequence[int]) -> dict[int, list[str]]:
     """The turns that facts were drawn from, by row."""
-    found: dict[int, list[str]] = {}
+    sources: dict[int, list[str]] = {}
     for fact_seq, turn_id in conn.execute(_LOAD_LINKS, (_json(facts),)) if facts else ():
-        found.setdefault(fact_seq, []).append(turn_id)
-    return {seq: {"turn_ids": tuple(turn_ids)} for seq, turn_ids in found.items()}
+        sources.setdefault(fact_seq, []).append(turn_id)
+    return sources
 
 
 _LOAD_LINKS = """

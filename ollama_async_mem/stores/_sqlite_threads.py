@@ -258,7 +258,7 @@ class SQLiteThreads:
         self._deliver([aside.item], slots=False)
 
     def _read_loop(self) -> None:
-        """Do reads, one thread for all as long as they are quick: only one runs Python at a time, and switching is dear."""
+        """Do reads, one thread for all while they are quick: only one runs Python at a time, and switching is dear."""
         conn: sqlite3.Connection | None = None
         while (item := self._reads.get()) is not None:
             is_alone = self._turn.acquire(timeout=PATIENCE_S)

@@ -74,7 +74,7 @@ def nearest(blocks: Iterable[tuple[Ids, Matrix, Mask | None]], query: Vector, li
         best = _best(ids, scores, limit)
         ids, scores = ids[best], scores[best]
     order = np.lexsort((ids, -scores))
-    return [(int(ids[i]), float(scores[i])) for i in order]
+    return list(zip(ids[order].tolist(), scores[order].tolist(), strict=True))
 
 
 def _best(ids: Ids, scores: Matrix, limit: int) -> Ids:
