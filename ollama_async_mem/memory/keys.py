@@ -36,7 +36,6 @@ _LIKING = (
     (re.compile(r"(?:is not|isn't) (?:a (?:\w+ )?fan of|fond of|keen on)"), "does not like"),
     (re.compile(r"is (?:a (?:\w+ )?fan of|fond of|keen on)"), "likes"),
 )
-_ADDED = re.compile(r"\b(?:also|another|second|side|part[- ]time)\b", re.IGNORECASE)
 _SPECIFIC = re.compile(r"\s+(?:as|at|in|on)\s.*")
 
 # What a person or thing has one of at a time, by the words that say so.
@@ -162,7 +161,7 @@ def _ended(text: str) -> Key | None:
 
 
 def _single(text: str) -> Key | None:
-    is_single = not _ADDED.search(text)
+    is_single = "also" not in text.casefold().split()
     for attribute, pattern in (*_SINGLE_VERBS.items(), ("age", _OLD), ("age", _COUNTED), ("status", _STATE)):
         if match := pattern.match(text):
             return _key(match["subject"], attribute, match["value"], text, is_single=is_single)
