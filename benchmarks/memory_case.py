@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-import urllib.request
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from statistics import median, quantiles
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .footprint import report
 from .phases import CASE, URL
-from .texts import questions, sentences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +23,6 @@ LLM = f"llm-{CASE['llm_ms']}"
 EMBEDDER = f"embed-{CASE['embed_ms']}"
 _TICK_S = 0.001
 _MOST_ASKED = 100_000
-_RNG = np.random.default_rng(CASE["seed"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +78,9 @@ async def _returns(memories: Memories) -> None:
 
 async def _search(memories: Memories) -> None:
     """One search after the other, in a memory of some size."""
-    await memories.fill("user", sentences(CASE["rows"], _RNG))
+    await memories.fill("user", _sentences(CASE["rows"]))
     times: list[float] = []
-    first, *asked = questions(1 + CASE["searches"], _RNG)
+    first, *asked = _questions(1 + CASE["searches"])
     await memories.search("user", first)
     async with _stalls() as stalls:
         for question in asked:
@@ -96,8 +92,8 @@ async def _search(memories: Memories) -> None:
 
 async def _burst(memories: Memories) -> None:
     """64 searches at once."""
-    await memories.fill("user", sentences(CASE["rows"], _RNG))
-    first, *asked = questions(1 + CASE["together"], _RNG)
+    await memories.fill("user", _sentences(CASE["rows"]))
+    first, *asked = _questions(1 + CASE["together"])
     await memories.search("user", first)
     async with _stalls() as stalls:
         begin = time.perf_counter()
@@ -110,8 +106,8 @@ async def _rate(memories: Memories) -> None:
     """Searches of many users, 64 at a time, for some seconds."""
     users = CASE["users"]
     for n in range(users):
-        await memories.fill(f"user-{n}", sentences(CASE["rows"] // users, _RNG))
-    asked = iter(questions(_MOST_ASKED, _RNG))
+        await memories.fill(f"user-{n}", _sentences(CASE["rows"] // users))
+    asked = iter(_questions(_MOST_ASKED))
     done, end = 0, time.perf_counter() + CASE["seconds"]
 
     async def ask(n: int) -> None:
@@ -153,9 +149,32 @@ async def _requests(memories: Memories) -> None:
     )
 
 
+def _sentences(count: int) -> list[str]:
+    """Varied messages."""
+    from .texts import sentences  # noqa: PLC0415 - as above
+
+    return sentences(count, _rng())
+
+
+def _questions(count: int) -> list[str]:
+    """Varied queries."""
+    from .texts import questions  # noqa: PLC0415 - as above
+
+    return questions(count, _rng())
+
+
+@cache
+def _rng() -> Any:
+    import numpy as np  # noqa: PLC0415 - as above
+
+    return np.random.default_rng(CASE["seed"])
+
+
 async def _counts() -> dict[str, int]:
+    from urllib.request import urlopen  # noqa: PLC0415 - memory is measured where it is not needed
+
     def get() -> dict[str, int]:
-        with urllib.request.urlopen(f"{URL}/counts") as answer:  # noqa: S310 - our own server
+        with urlopen(f"{URL}/counts") as answer:  # noqa: S310 - our own server
             return {"llm": 0, "embed": 0, **json.load(answer)}
 
     return await asyncio.to_thread(get)

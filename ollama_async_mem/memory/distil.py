@@ -24,6 +24,7 @@ from ollama_async_mem.records import Candidate, Fact, Selection, Turn, new_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ollama_async_mem.filters import Condition
     from ollama_async_mem.memory.extract import Statement, Verdict
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore, Vector
     from ollama_async_mem.records import Job, Scope
@@ -142,8 +143,12 @@ class Distiller:
 
     async def _near(self, fact: Fact, vector: Vector) -> list[Candidate]:
         """Find the owner's known facts that are nearest to a new one, also those that ended, but none that expired."""
-        facts = _facts_of(owner_of(fact.scope))
-        found = await self._store.dense_candidates(facts, vector, model=self._embedder.model, limit=_NEAR)
+        owner, model = owner_of(fact.scope), self._embedder.model
+        facts = Selection(scope=owner, kinds=("fact",), everything=True)
+        found = await self._store.dense_candidates(facts, vector, model=model, limit=_NEAR)
+        if any(owner_of(c.memory.scope) != owner for c in found):  # rare, and a filter takes many times longer
+            facts = msgspec.structs.replace(facts, where=_without_others(owner))
+            found = await self._store.dense_candidates(facts, vector, model=model, limit=_NEAR)
         now = datetime.now(UTC)
         return [c for c in found if c.memory.expires_at is None or c.memory.expires_at > now]
 
@@ -158,11 +163,10 @@ class Distiller:
         return {ids[given.pair]: given.verdict for given in found if given.pair in ids}
 
 
-def _facts_of(owner: Scope) -> Selection:
-    """All facts of an owner: the scope alone would also mean those of a user with any agent, and a run of anybody."""
+def _without_others(owner: Scope) -> Condition:
+    """A filter for a scope, which alone also means what a user has with any agent, and a run of anybody."""
     missing = [name for name in ("user_id", "agent_id") if getattr(owner, name) is None]
-    where = AllOf(tuple(Compare(Field(name), "exists", False) for name in missing)) if missing else None
-    return Selection(scope=owner, kinds=("fact",), where=where, everything=True)
+    return AllOf(tuple(Compare(Field(name), "exists", False) for name in missing))
 
 
 def _facts(grounded: Sequence[Grounded], scope: Scope) -> list[Fact]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Key", "bare", "key_of"]
 
 _MOST_SUBJECT_WORDS = 6
+_LONGEST = 400
 _SPOKEN = re.compile(r"^(?P<who>[^:]{1,60}?)(?: said)?: (?:i|we)\b", re.IGNORECASE)
 _LEAD = re.compile(r"^(?:(?:actually|now|currently|correction|as of|since|the)\b[\s,]*)+", re.IGNORECASE)
 _ADVERBS = (
@@ -132,6 +133,8 @@ def bare(text: str, at: datetime) -> tuple[str, list[DateRange]]:
 
 def key_of(text: str, dates: list[DateRange]) -> Key | None:
     """Read the key of a bare statement, None where no rule does."""
+    if len(text) > _LONGEST:
+        return None
     text = _LEAD.sub("", _SPOKEN.sub(r"\g<who>", text)).replace("\u2019", "'")
     for pattern, plainly in _LIKING:
         text = pattern.sub(plainly, text)
@@ -171,7 +174,7 @@ def _single(text: str) -> Key | None:
 def _many(text: str) -> Key | None:
     if not (match := _MANY_VERBS.match(text)):
         return None
-    attribute = next(iter(content(match["verb"])), "have")
+    attribute = (content(match["verb"]) or ["have"])[-1]
     return _key(match["subject"], "like" if attribute in LIKES else attribute, match["value"], text)
 
 

@@ -30,7 +30,6 @@ from ollama_async_mem.memory.checks import (
     selected,
 )
 from ollama_async_mem.memory.context import pack
-from ollama_async_mem.memory.ingest import Ingest
 from ollama_async_mem.memory.keeping import MemoryKeeper
 from ollama_async_mem.memory.messages import as_messages, as_turn
 from ollama_async_mem.memory.procedures import told, write_down
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from ollama_async_mem.memory.ingest import Ingest
     from ollama_async_mem.memory.messages import MessageInput
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
     from ollama_async_mem.records import Fact, Kind, Turn
@@ -105,6 +105,8 @@ class MemoryService(MemoryKeeper):
         self._finder = Finder(store, embedder, weights)
         self._ingest: Ingest | None = None
         if llm and extract_here:
+            from ollama_async_mem.memory.ingest import Ingest  # noqa: PLC0415 - its patterns take a while to compile
+
             self._ingest = Ingest(
                 store,
                 embedder,
