@@ -5,12 +5,12 @@ It owns what a request is made of: options, format, tools, and a context that fi
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from ollama_async_mem.config import OllamaConfig
 from ollama_async_mem.connect import connect
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.errors import ConfigError, ProtocolError, StatusError
 from ollama_async_mem.ollama._context import prompt_tokens, warn_if_cut
 from ollama_async_mem.ollama._requests import described
 
@@ -138,12 +138,16 @@ class OllamaLLM:
             yield ResponseStream(stream, lambda reply: _result(reply, format_, with_tools=bool(tools)))
 
     async def generate(self, messages: Sequence[Mapping[str, Any]], *, schema: type[Any] | None = None) -> Any:
-        """Answer with text, or at temperature 0 with an instance of `schema`.
+        """Answer with text, or at temperature 0 and without thinking with an instance of `schema`.
+
+        A `think` in the config counts in either case.
 
         Raises:
             ModelOutputError: the answer does not fit `schema`.
         """
         fields = await self._fields(messages, format=schema, options={"temperature": 0} if schema else {})
+        if schema and fields["think"] is None and await self._can_think():
+            fields["think"] = False
         reply = await self.client.chat(self.model, messages, **fields)
         return reply.parsed if schema else reply.message.content
 
@@ -171,6 +175,11 @@ class OllamaLLM:
             "keep_alive": self.config.keep_alive,
             "options": {**self.config.options, **({"num_ctx": num_ctx} if num_ctx else {}), **(options or {})},
         }
+
+    async def _can_think(self) -> bool:
+        with suppress(StatusError, ProtocolError):  # where the server does not say, it cannot think
+            return await self.client.models.can_think(self.model)
+        return False
 
     async def _context_size(self, prompt: int) -> int | None:
         """The `num_ctx` for a prompt of so many tokens: the config's, else one that fits it."""

@@ -90,6 +90,11 @@ class Scope(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return any(v is not None for v in (self.user_id, self.agent_id, self.run_id))
 
+    @property
+    def owner(self) -> Scope:
+        """Whose facts are compared with each other: a user's with an agent, whatever the run; else the run's."""
+        return self if self.user_id is None and self.agent_id is None else Scope(self.user_id, self.agent_id)
+
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Which memories are meant: of a scope and of kinds, with a filter, and those that hold.

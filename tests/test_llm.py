@@ -207,6 +207,28 @@ async def test_a_long_prompt_gets_a_context_that_fits(server: ScriptedOllama) ->
 
 
 @pytest.mark.parametrize(
+    ("capabilities", "config", "sent"),
+    [
+        (["completion"], {}, None),
+        (["completion", "thinking"], {}, False),
+        (["completion", "thinking"], {"think": "low"}, "low"),
+    ],
+)
+async def test_typed_answers_come_without_thinking(
+    server: ScriptedOllama, capabilities: list[str], config: dict[str, Any], sent: object
+) -> None:
+    """A model that thinks is told not to, unless the config says otherwise; others must not be told."""
+    server.enqueue("POST /api/show", Reply(json={"capabilities": capabilities}), repeat=True)
+    server.settings.answer = lambda _: '{"name": "Ann", "age": 3}'
+    async with OllamaLLM({"model": "m", "base_url": server.url, **config}) as llm:
+        for _ in range(2):
+            assert (await llm.generate(HI, schema=Person)).name == "Ann"
+        await llm.generate(HI)
+    assert [body.get("think") for body in chats(server)] == [sent, sent, config.get("think")]
+    assert len(server.requests_to("POST /api/show")) <= 1
+
+
+@pytest.mark.parametrize(
     ("config", "messages", "tools", "num_ctx"),
     [
         ({"max_tokens": 100}, LONG, None, 8192),

@@ -17,8 +17,9 @@ from ollama_async_mem.errors import ExtractionFailed, ModelOutputError
 from ollama_async_mem.filters import AllOf, Compare, Field
 from ollama_async_mem.memory.extract import Extraction, Verdicts, portions, read_facts, read_verdicts
 from ollama_async_mem.memory.ground import Grounded, Rejected, ground
+from ollama_async_mem.memory.procedures import PROCEDURE
 from ollama_async_mem.memory.prompts import extraction_messages, repair_messages, verdict_messages
-from ollama_async_mem.memory.reconcile import Plan, owner_of, reconcile
+from ollama_async_mem.memory.reconcile import Plan, reconcile
 from ollama_async_mem.records import Candidate, Fact, Selection, Turn, new_id
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.filters import Condition
     from ollama_async_mem.memory.extract import Statement, Verdict
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore, Vector
-    from ollama_async_mem.records import Job, Scope
+    from ollama_async_mem.records import Job, MemoryRecord, Scope
 
 __all__ = ["Distiller", "Findings"]
 
@@ -89,7 +90,7 @@ class Distiller:
         ids = dict.fromkeys(turn_id for job in jobs for turn_id in job.turn_ids)
         found = await self._store.get_many(list(ids))
         turns = [memory for memory in found if isinstance(memory, Turn) and memory.role != "system"]
-        return [turn for turn in turns if turn.expires_at is None or turn.expires_at > now]
+        return [turn for turn in turns if _is_alive(turn, now)]
 
     async def _earlier(self, turns: Sequence[Turn]) -> Sequence[Turn]:
         if not turns:
@@ -143,14 +144,14 @@ class Distiller:
 
     async def _near(self, fact: Fact, vector: Vector) -> list[Candidate]:
         """Find the owner's known facts that are nearest to a new one, also those that ended, but none that expired."""
-        owner, model = owner_of(fact.scope), self._embedder.model
+        owner, model = fact.scope.owner, self._embedder.model
         facts = Selection(scope=owner, kinds=("fact",), everything=True)
         found = await self._store.dense_candidates(facts, vector, model=model, limit=_NEAR)
-        if any(owner_of(c.memory.scope) != owner for c in found):  # rare, and a filter takes many times longer
+        if any(c.memory.scope.owner != owner for c in found):  # rare, and a filter takes many times longer
             facts = msgspec.structs.replace(facts, where=_without_others(owner))
             found = await self._store.dense_candidates(facts, vector, model=model, limit=_NEAR)
         now = datetime.now(UTC)
-        return [c for c in found if c.memory.expires_at is None or c.memory.expires_at > now]
+        return [c for c in found if _is_alive(c.memory, now) and PROCEDURE not in c.memory.metadata]
 
     async def _verdicts(self, pairs: Sequence[tuple[Fact, Fact]]) -> dict[tuple[str, str], Verdict]:
         """Ask about all open pairs at once. Where no answer can be read there is no verdict, and both facts stay."""
@@ -161,6 +162,10 @@ class Distiller:
             return {}
         ids = {number: (old.id, new.id) for number, (old, new) in enumerate(pairs, 1)}
         return {ids[given.pair]: given.verdict for given in found if given.pair in ids}
+
+
+def _is_alive(memory: MemoryRecord, now: datetime) -> bool:
+    return memory.expires_at is None or memory.expires_at > now
 
 
 def _without_others(owner: Scope) -> Condition:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import structs
 
 from ollama_async_mem.memory.dates import find_dates
-from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, numbers, plain
+from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, numbers, plain, words
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -110,8 +110,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     """About whom a statement says what.
 
     `attribute` is "ended" where it says that what some attributes had as their value is over: those in `ends`; without
-    a value, whatever they had. With `is_single` another value takes the place of this one. `value` and `names` are
-    stems, the names those that are written with a capital.
+    a value, whatever they had. With `is_single` another value takes the place of this one; with `is_counted` it begins
+    with how many there are. `value` and `names` are stems, the names those that are written with a capital.
     """
 
     subject: str
@@ -120,6 +120,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     names: frozenset[str] = frozenset()
     is_single: bool = False
     is_denied: bool = False
+    is_counted: bool = False
     ends: frozenset[str] = frozenset()
 
 
@@ -175,7 +176,8 @@ def _many(text: str) -> Key | None:
     if not (match := _MANY_VERBS.match(text)):
         return None
     attribute = (content(match["verb"]) or ["have"])[-1]
-    return _key(match["subject"], "like" if attribute in LIKES else attribute, match["value"], text)
+    key = _key(match["subject"], "like" if attribute in LIKES else attribute, match["value"], text)
+    return key and structs.replace(key, is_counted="".join(words(match["value"])[:1]).isdigit())
 
 
 def _dated(text: str, dates: list[DateRange]) -> Key | None:

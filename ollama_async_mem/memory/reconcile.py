@@ -17,7 +17,7 @@ from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.keys import Key, bare, key_of
 from ollama_async_mem.memory.places import is_country
 from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, stem
-from ollama_async_mem.records import Candidate, Fact, Reinforcement, Scope, Supersession
+from ollama_async_mem.records import Candidate, Fact, Reinforcement, Supersession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.memory.extract import Verdict
 
-__all__ = ["Plan", "owner_of", "reconcile"]
+__all__ = ["Plan", "reconcile"]
 
 Relation: TypeAlias = Literal["same", "conflict", "open", "none"]
 
@@ -46,7 +46,7 @@ _ABOUT_KEYS = frozenset(
 )
 _MOVED = frozenset(map(stem, ("move", "relocate")))
 _NAMED = frozenset({"home", "work", "school"})
-_COUNTED = frozenset({"have", "own"})
+_OWNED = frozenset({"have", "own"})
 _UNSAID = re.compile(r"\b(?:will|would|could|should)\b|'(?:ll|d)\b")
 """What sets a plan apart from a deed, and is none of the words that are compared."""
 
@@ -74,11 +74,6 @@ class _Gist(msgspec.Struct, frozen=True):
     @property
     def words(self) -> frozenset[str]:
         return frozenset(self.stems)
-
-
-def owner_of(scope: Scope) -> Scope:
-    """Whose facts are compared with each other: those of a user and agent, whatever the run; else those of the run."""
-    return scope if scope.user_id is None and scope.agent_id is None else Scope(scope.user_id, scope.agent_id)
 
 
 def reconcile(
@@ -121,9 +116,9 @@ class _Desk:
 
     def take(self, fact: Fact, near: Sequence[Candidate]) -> None:
         """Decide about one fact."""
-        owner = owner_of(fact.scope)
+        owner = fact.scope.owner
         facts = [(c.memory, c.score) for c in near if isinstance(c.memory, Fact)]
-        known = [(other, score) for other, score in facts if owner_of(other.scope) == owner]
+        known = [(other, score) for other, score in facts if other.scope.owner == owner]
         pairs = [*known, *((other, 0.0) for other in self._added.values())]
         related = [(self._relation(other, fact, score), other) for other, score in pairs]
         if twin := next((other for what, other in related if what == "same" and self._covers(other, fact)), None):
@@ -269,7 +264,8 @@ def _by_denial(one: Key, other: Key) -> Relation:
 
 def _by_values(one: Key, other: Key, *, has_moved: bool) -> Relation:
     """Whether different values of one attribute exclude each other: not a place and a kind of place, or its country."""
-    if one.attribute in _COUNTED and all(word[0].isdigit() for word in one.value ^ other.value):
+    is_count = one.attribute in _OWNED and one.is_counted and other.is_counted
+    if is_count and all(word.isdigit() for word in one.value ^ other.value):
         return "open"
     if not (one.is_single and other.is_single) or one.is_denied or one.value < other.value:
         return "none"

@@ -77,6 +77,7 @@ class ModelManager:
         self._client = client
         self._pulls: dict[tuple[object, str], _Pull] = {}  # locks cannot be shared by event loops: each has its own
         self._contexts: dict[str, ContextSize] = {}
+        self._thinking: dict[str, bool] = {}
         self._sizing: dict[object, anyio.Lock] = {}
 
     async def installed(self) -> list[ModelInfo]:
@@ -162,6 +163,13 @@ class ModelManager:
         """Tell the length of a model's vectors: from what the server says, else by embedding a word."""
         shown = await self._client.show(model)
         return shown.embedding_length or len((await self._client.embed(model, "length")).embeddings[0])
+
+    async def can_think(self, model: str) -> bool:
+        """Tell whether a model thinks before it answers, so that it must be told not to; the server is asked once."""
+        name = canonical(named(model))
+        if name not in self._thinking:
+            self._thinking[name] = "thinking" in (await self._client.show(model)).capabilities
+        return self._thinking[name]
 
     async def context_size(self, model: str, needed_tokens: int) -> int | None:
         """Tell which `num_ctx` to send for a prompt and its answer; None is to send none.

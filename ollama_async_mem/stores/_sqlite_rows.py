@@ -13,6 +13,7 @@ from ollama_async_mem.records import Candidate, EmbeddingSpace, Fact, MemoryReco
 from ._json import read_dates, read_json
 from ._sqlite_records import Row, read_through
 from ._sqlite_values import from_micros, from_micros_or_none, name_text
+from ._sqlite_work import memo_of
 from ._text import clean
 
 if TYPE_CHECKING:
@@ -52,9 +53,15 @@ def scope_of(names: Sequence[bytes | None]) -> Scope:
 
 
 def read_space(conn: sqlite3.Connection) -> EmbeddingSpace | None:
-    """Which vectors the store holds."""
-    row = conn.execute("SELECT value FROM meta WHERE key = 'embedding_space'").fetchone()
-    return msgspec.json.decode(row[0], type=EmbeddingSpace) if row else None
+    """Which vectors the store holds. That never changes once there are some."""
+    memo = memo_of(conn)
+    if "space" not in memo:
+        row = conn.execute("SELECT value FROM meta WHERE key = 'embedding_space'").fetchone()
+        if row is None:
+            return None
+        memo["space"] = msgspec.json.decode(row[0], type=EmbeddingSpace)
+    space: EmbeddingSpace = memo["space"]
+    return space
 
 
 def find(conn: sqlite3.Connection, sql: str, wanted: str) -> tuple[Any, ...] | None:

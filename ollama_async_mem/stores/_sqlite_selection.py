@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ._sqlite_filters import condition_sql
 from ._sqlite_values import intern_name, micros
+from ._sqlite_work import memo_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ._sqlite_filters import Sql
 
 __all__ = ["ScopeKeys", "all_of", "resolve", "selection_sql"]
+
+MAX_MEMO = 10_000
 
 _KINDS = frozenset(("turn", "fact"))
 
@@ -83,8 +86,22 @@ def resolve(conn: sqlite3.Connection, scope: Scope) -> ScopeKeys | None:
     """Look the ids of a scope up; None when the store has never seen one of them."""
     keys: list[int | None] = []
     for name in (scope.user_id, scope.agent_id, scope.run_id):
-        found = name is None or conn.execute("SELECT key FROM names WHERE name = ?", (intern_name(name),)).fetchone()
-        if found is None:
+        key = None if name is None else _key_of(conn, name)
+        if key is None and name is not None:
             return None
-        keys.append(None if found is True else found[0])
+        keys.append(key)
     return ScopeKeys(*keys)
+
+
+def _key_of(conn: sqlite3.Connection, name: str) -> int | None:
+    """The number of an id, which it keeps."""
+    memo = memo_of(conn)
+    if ("name", name) not in memo:
+        row = conn.execute("SELECT key FROM names WHERE name = ?", (intern_name(name),)).fetchone()
+        if row is None:
+            return None
+        if len(memo) > MAX_MEMO:
+            memo.clear()
+        memo["name", name] = row[0]
+    key: int = memo["name", name]
+    return key

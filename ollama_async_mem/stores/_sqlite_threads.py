@@ -11,7 +11,6 @@ import asyncio
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -35,8 +34,6 @@ Connect: TypeAlias = Callable[[], sqlite3.Connection]
 
 MAX_GROUP = 256
 MAX_QUEUED = 1024
-PATIENCE_S = 0.002  # how long a read may take until another thread does the next one
-MAX_HELD_S = 0.001  # how long an answer waits for others: to wake the loop takes as long as a quick read
 IDLE_S = 0.01  # how long nothing must be written before what is not urgent is done
 PROGRESS_OPS = 100_000  # after how many steps of its machine SQLite asks whether to go on
 
@@ -94,7 +91,6 @@ class SQLiteThreads:
         self._writes: _Inbox = queue.SimpleQueue()
         # Without readers everything is done by the writer: a database in memory has one connection.
         self._reads: _Inbox = queue.SimpleQueue() if readers else self._writes
-        self._turn = threading.Lock()
         self._readers = [_thread(self._read_loop) for _ in range(readers)]
         self._slots = asyncio.Semaphore(MAX_QUEUED)
         self._closed = False
@@ -258,43 +254,15 @@ class SQLiteThreads:
         self._deliver([aside.item], slots=False)
 
     def _read_loop(self) -> None:
-        """Do reads, one thread for all while they are quick: only one runs Python at a time, and switching is dear."""
         conn: sqlite3.Connection | None = None
         while (item := self._reads.get()) is not None:
-            is_alone = self._turn.acquire(timeout=PATIENCE_S)
-            conn = self._read_on(conn, item, is_alone=is_alone)
-            if is_alone:
-                self._turn.release()
-        if conn is not None:
-            conn.close()
-
-    def _read_on(self, conn: sqlite3.Connection | None, first: Item, *, is_alone: bool) -> sqlite3.Connection | None:
-        """Do a read, and with `is_alone` those that come meanwhile."""
-        item: Item | None = first
-        done: list[Item] = []
-        due = time.monotonic() + MAX_HELD_S
-        while item is not None:
             if not item.future.cancelled():
                 conn = conn or _attempt_connect(self._connect_reader, item)
                 if conn is not None:
                     read(conn, item)
-            done.append(item)
-            if time.monotonic() > due:
-                self._deliver(done)
-                done, due = [], time.monotonic() + MAX_HELD_S
-            item = self._waiting() if is_alone else None
-        self._deliver(done)
-        return conn
-
-    def _waiting(self) -> Item | None:
-        """A read that waits to be done."""
-        try:
-            item = self._reads.get_nowait()
-        except queue.Empty:
-            return None
-        if item is None:
-            self._reads.put(None)  # for whoever waits for more
-        return item
+            self._deliver([item])
+        if conn is not None:
+            conn.close()
 
 
 def _attempt_connect(connect: Connect, item: Item) -> sqlite3.Connection | None:

@@ -126,12 +126,16 @@ def _fail(group: list[Item], exc: Exception) -> None:
 def rollback(conn: sqlite3.Connection) -> None:
     """End a transaction that is not to be stored, where there is one."""
     memo_of(conn).clear()
+    _end(conn)
+
+
+def _end(conn: sqlite3.Connection) -> None:
     if conn.in_transaction:  # SQLite itself rolls back on some errors, a full disk for one
         with suppress(*FAILURES):
             conn.execute("ROLLBACK")
 
 
 def read(conn: sqlite3.Connection, item: Item) -> None:
-    """Run an item in one snapshot of the database."""
+    """Run an item in one snapshot, on a connection that only reads: what is in its memo is committed, and stays."""
     item.run(conn, begin=True)
-    rollback(conn)
+    _end(conn)

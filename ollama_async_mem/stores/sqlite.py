@@ -80,7 +80,7 @@ class SQLiteStore:
     lose the last writes when the power fails, though not when a process is killed. `tokenize` is how FTS5 splits the
     text of a new file, such as "unicode61 remove_diacritics 2" without English stems, or "trigram" for parts of words.
     `cache_bytes` bounds the memory for vectors of scopes that are searched often, a scope that does not fit is read
-    from the file each time.
+    from the file each time; what was found lately takes up to 32 MiB more.
     """
 
     def __init__(

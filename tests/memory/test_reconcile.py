@@ -352,6 +352,18 @@ def test_homes_end_where_the_next_begins_in_any_order_of_import(order: tuple[int
     assert ends == {facts[0].text: facts[1].at, facts[1].text: facts[2].at, facts[2].text: None}
 
 
+PIECES = ("Mia", "Mia's", "the", "is", "not", "has", "lives in", "Berlin", "@", "3", "tea", "left", "her job", "boss",
+          "favorite", "on Friday", "retired", "'", "likes", "turned", ":", "\u8336", "also", "used to")  # fmt: skip
+anything = st.text(max_size=40) | st.lists(st.sampled_from(PIECES), max_size=7).map(" ".join)
+
+
+@given(anything, anything, st.floats(-1, 1))
+def test_any_words_can_be_compared(known: str, new: str, score: float) -> None:
+    """Whatever a fact says, there is an outcome; and what is said twice at the same time is known."""
+    assert outcome(known, new, score=score) in {"add", "open", "reinforce", "supersede", "too late"}
+    assert outcome(known, known, days=0, score=score) == "reinforce"
+
+
 @given(statements, statements)
 def test_facts_of_others_are_never_touched(mine: list[str], theirs: list[str]) -> None:
     """Whatever is said in one scope, what another has stays as it is."""
