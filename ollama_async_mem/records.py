@@ -80,7 +80,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     images: tuple[bytes | str, ...] = ()
 
 
-class Scope(msgspec.Struct, frozen=True):
+class Scope(msgspec.Struct, frozen=True, gc=False):
     """Whose memory it is. As a filter, the ids that are set must match and the others may be anything."""
 
     user_id: str | None = None
@@ -110,7 +110,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     everything: bool = False
 
 
-class DateRange(msgspec.Struct, frozen=True):
+class DateRange(msgspec.Struct, frozen=True, gc=False):
     """The days that some words of a text name.
 
     `start` and `end` are the first and the last day, both of them in the range. `precision` is the sort of stretch that
@@ -181,14 +181,14 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fac
 MemoryRecord: TypeAlias = Turn | Fact
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """A memory that one index proposes, with that index's own score (higher is better)."""
 
     memory: MemoryRecord
     score: float
 
 
-class Hit(msgspec.Struct, frozen=True):
+class Hit(msgspec.Struct, frozen=True, gc=False):
     """A memory that was found: `score` is 0..1, `parts` says what each index contributed to it."""
 
     memory: MemoryRecord

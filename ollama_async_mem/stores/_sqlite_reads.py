@@ -80,10 +80,12 @@ def neighbours(
     }
 
 
+# The + lets SQLite look for both `at` and `id` in the index. With the bare column it looks for `at` alone, and walks
+# through all turns that were said at once.
 _NEAR = """
 SELECT json_group_array(seq) FROM (
   SELECT seq FROM memories AS near
-  WHERE scope_id = memories.scope_id AND (at, id) {than} (memories.at, memories.id) AND kind = 'turn'
+  WHERE scope_id = memories.scope_id AND (at, id) {than} (memories.at, +memories.id) AND kind = 'turn'
     AND (expires_at IS NULL OR expires_at > ?1)
   ORDER BY at {order}, id {order} LIMIT {limit}
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ollama_async_mem.records import Change, MemoryRecord, Reinforcement, Scope, Selection, Supersession, Turn
-from ollama_async_mem.stores import _sqlite_keywords, _sqlite_rows, sqlite
+from ollama_async_mem.stores import _sqlite_keywords, _sqlite_reads, _sqlite_rows, sqlite
 from ollama_async_mem.stores._sqlite_records import RecordCache
 from ollama_async_mem.stores._sqlite_schema import connect_reader
 from ollama_async_mem.stores.sqlite import SQLiteStore
@@ -189,6 +189,13 @@ async def test_nothing_is_read_twice(path: Path, monkeypatch: pytest.MonkeyPatch
         await add(store, turn("something else"))
         await seen(store)
     assert sorted(read) == sorted(set(read))
+
+
+def test_neighbours_are_looked_for_in_an_index(path: Path) -> None:
+    """Among many turns that were said at once, none is passed by on the way to the next."""
+    change(str(path), "all")
+    plan = files.execute(path, "EXPLAIN QUERY PLAN " + _sqlite_reads._NEIGHBOURS.replace("?", "+"))
+    assert sum("(at,id)" in detail for *_, detail in plan) == 2
 
 
 async def test_common_words_fill_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
