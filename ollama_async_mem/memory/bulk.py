@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.memory.tasks import together
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
 
     from ollama_async_mem.records import AddResult
 
@@ -43,6 +44,8 @@ async def add_all(
 
 
 async def _added(add: Callable[..., Awaitable[AddResult]], addition: Mapping[str, Any], position: int) -> AddResult:
+    if not isinstance(addition, Mapping):
+        raise ConfigError(f"addition {position + 1} is a {type(addition).__name__}; give a mapping of what `add` takes")
     try:
         return await add(**addition)
     except (ConfigError, TypeError) as exc:

@@ -76,6 +76,7 @@ _LIGHT = LIKES | frozenset(
     )
 )
 _ROLES = frozenset({"user", "assistant"})
+_TOOLS = frozenset({"tool", "function"})
 _ROLE_STEMS = frozenset(map(stem, _ROLES))
 _GENERIC = _LIGHT | frozenset({"live", "com", "eat", "drink"})
 
@@ -191,8 +192,8 @@ def _has_wrong_subject(text: str, source: _Source, people: set[str]) -> bool:
         return True
     turn = source.turn
     subject = _leading(text, people) or _named(text, source)
-    if turn.role == "assistant" and not turn.speaker:  # what an assistant says tells something about itself at most
-        return subject is None or plain(subject) != "assistant"
+    if turn.role in _TOOLS or (turn.role != "user" and not turn.speaker):  # no person: of itself it tells at most
+        return subject is None or plain(subject) != plain(turn.role)
     if subject is None or plain(subject) == plain(turn.who):
         return False
     if subject in _ROLES and subject not in people:  # where people have names

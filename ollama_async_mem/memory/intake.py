@@ -11,6 +11,7 @@ import msgspec
 
 from ollama_async_mem.errors import ConfigError, StoreError
 from ollama_async_mem.memory.recent import Recent
+from ollama_async_mem.memory.tasks import to_the_end
 from ollama_async_mem.records import AddResult, Turn
 
 if TYPE_CHECKING:
@@ -48,32 +49,45 @@ class Intake:
         """
         if key is not None:
             return await self._take_once(turns, key, extract=extract, prompt=prompt)
-        entries = self.recent.enter(turns)
-        own = [entry for entry, turn in zip(entries, turns, strict=True) if entry.turn is turn]
-        with self._settling(own):
-            job_id = await self._put([entry.turn for entry in own], extract=extract, prompt=prompt)
-        stored = [
-            await self._outcome(entry, turn, extract=extract, prompt=prompt)
-            for entry, turn in zip(entries, turns, strict=True)
-        ]
-        return _result(stored, job_id, is_new=bool(own))
+        entries = self.recent.enter(turns, (extract, prompt))
+        pairs = list(zip(entries, turns, strict=True))
+        new = [turn for entry, turn in pairs if entry.id == turn.id]
+        with self._settling([entry for entry, turn in pairs if entry.id == turn.id]):
+            job_id = await self._put(new, extract=extract, prompt=prompt)
+        stored = [turn if entry.id == turn.id else await self._earlier(entry, turn) for entry, turn in pairs]
+        missing = [turn for turn, there in zip(turns, stored, strict=True) if there is None]
+        if not missing:
+            return _result([turn for turn in stored if turn], job_id, is_new=bool(new))
+        again = await self.take(missing, extract=extract, prompt=prompt)
+        late = iter(again.turns)
+        return _result(
+            [turn or next(late) for turn in stored], job_id or again.job_id, is_new=bool(new) or again.is_new
+        )
 
     @contextmanager
     def _settling(self, own: list[Entry]) -> Iterator[None]:
-        """Tell those who wait for the same turns how it went."""
-        stored = False
+        """Tell those who wait for the same turns how it went; who is cancelled may have stored them nevertheless."""
+        failed = False
         try:
             yield
-            stored = True
+        except Exception:
+            failed = True
+            raise
         finally:
-            self.recent.settle(own, failed=not stored)
+            self.recent.settle(own, failed=failed)
 
-    async def _outcome(self, entry: Entry, turn: Turn, *, extract: bool, prompt: str | None) -> Turn:
-        """The stored turn of an entry; where whoever wanted to store it failed, it is stored now."""
+    async def _earlier(self, entry: Entry, turn: Turn) -> Turn | None:
+        """The stored turn that says the same, or None where it was not stored, or is not there as it was any more."""
         await entry.done.wait()
-        if not entry.failed:
-            return entry.turn
-        return (await self.take([turn], extract=extract, prompt=prompt)).turns[0]
+        there = [] if entry.failed else await self._there([entry.id])
+        if (
+            there
+            and there[0].text == turn.text
+            and (there[0].expires_at is None or there[0].expires_at > turn.created_at)
+        ):
+            return there[0]
+        self.recent.forget([entry.id])
+        return None
 
     async def _take_once(self, turns: Sequence[Turn], key: str, *, extract: bool, prompt: str | None) -> AddResult:
         """Store turns under ids that follow from the key, unless they are there."""
@@ -96,7 +110,8 @@ class Intake:
         if not turns:
             return None
         vectors = await self._embedder.embed_documents([embedded_text(turn) for turn in turns])
-        return await self._store.add_turns(turns, vectors, model=self._embedder.model, extract=extract, prompt=prompt)
+        model = self._embedder.model
+        return await to_the_end(self._store.add_turns(turns, vectors, model=model, extract=extract, prompt=prompt))
 
 
 def embedded_text(turn: Turn) -> str:

@@ -16,7 +16,7 @@ from ollama_async_mem.records import DateRange, Message, Scope, Turn, new_id
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["MessageInput", "as_messages", "as_turn", "dates_in"]
+__all__ = ["MessageInput", "as_messages", "as_turn", "dates_in", "timed"]
 
 MessageInput: TypeAlias = str | Mapping[str, Any] | Message
 _INSTRUCTIONS = ("system", "developer")
@@ -40,7 +40,7 @@ def as_messages(messages: MessageInput | Sequence[MessageInput]) -> list[Message
     if not items:
         raise ConfigError("there is no message to add")
     read = [_as_message(item, "" if single else f" {position}") for position, item in enumerate(items, 1)]
-    said = [message for message in read if message.role not in _INSTRUCTIONS]
+    said = [message for message in read if message.role.lower() not in _INSTRUCTIONS]
     if not said:
         raise ConfigError('there are only "system" messages: instructions are not remembered')
     return said
@@ -78,13 +78,14 @@ def _from_mapping(item: Mapping[str, Any], position: str) -> Message:
     if not any(item.get(field) is not None for field in _SAYING):
         raise ConfigError(f'message{position} needs its text as a string under "content"')
     text, images = _content(item.get("content"), position)
+    images += _images(item.get("images"), position)
     calls = "\n".join(_calls(item.get("tool_calls")))
     return Message(
         role=role,
         content=text if text.strip() else calls,
         name=name or None,
         timestamp=as_time(item.get("timestamp") or item.get("created_at")),
-        images=(*images, *(item.get("images") or ())),
+        images=tuple(images),
     )
 
 
@@ -96,6 +97,15 @@ def _content(content: Any, position: str) -> tuple[str, list[str | bytes]]:
         raise ConfigError(f'message{position} needs its text as a string or a list of parts under "content"')
     texts = [str(part["text"]) for part in content if part.get("text")]
     return "\n".join(texts), [url for part in content if (url := _image(part))]
+
+
+def _images(images: Any, position: str) -> list[str | bytes]:
+    """What stands under "images", as Ollama has it."""
+    if images is None:
+        return []
+    if not isinstance(images, list | tuple) or not all(isinstance(image, str | bytes) for image in images):
+        raise ConfigError(f'message{position}: "images" is a list of bytes, base64 or data: URLs')
+    return list(images)
 
 
 def _image(part: Mapping[str, Any]) -> str:
@@ -119,17 +129,25 @@ def _part(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
 
+def timed(messages: Sequence[Message], at: datetime) -> list[Message]:
+    """Give each message a time: its own, else that of the one before it, at first `at`."""
+    said: list[Message] = []
+    for message in messages:
+        at = message.timestamp or at
+        said.append(msgspec.structs.replace(message, timestamp=at))
+    return said
+
+
 def as_turn(
     message: Message,
     scope: Scope,
     *,
     now: datetime,
-    at: datetime,
     metadata: dict[str, Any],
     expires_at: datetime | None = None,
 ) -> Turn:
-    """Make the turn that stores a message; its own timestamp comes before `at`."""
-    said_at = message.timestamp or at
+    """Make the turn that stores a message with a time."""
+    said_at = message.timestamp or now
     return Turn(
         id=new_id(),
         scope=scope,

@@ -1,55 +1,59 @@
-"""What was added lately, so that the same message again is not stored twice. Does no I/O."""
+"""What was added lately, so that the same message again is not stored twice. Does no I/O and holds no texts."""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from hashlib import blake2b
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
-    from ollama_async_mem.records import Scope, Turn
+    from ollama_async_mem.records import Turn
 
 __all__ = ["Entry", "Recent"]
 
 _MOST = 10_000
-_Key: TypeAlias = "tuple[Scope, str, str | None, bytes]"
 
 
 class Entry:
     """A turn that is stored or about to be; `done` is set once it is known which."""
 
-    __slots__ = ("done", "failed", "turn")
+    __slots__ = ("at", "done", "entered_s", "failed", "id")
 
     def __init__(self, turn: Turn) -> None:
-        self.turn = turn
+        self.id = turn.id
+        self.at: datetime = turn.at
+        self.entered_s = time.monotonic()
         self.done = anyio.Event()
         self.failed = False
 
 
 class Recent:
-    """The latest turns by what they say: the same speaker's same words in the same scope within a window of time."""
+    """The latest turns by what they say: the same in every respect, in the same scope, within a window of time."""
 
     def __init__(self, window: timedelta) -> None:
         self._window = window
-        self._entries: OrderedDict[_Key, Entry] = OrderedDict()
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()  # the oldest is first
 
-    def enter(self, turns: Sequence[Turn]) -> list[Entry]:
-        """Return an entry for each turn: that of an earlier turn which says the same, else a new one with this turn.
+    def enter(self, turns: Sequence[Turn], how: object) -> list[Entry]:
+        """Return an entry for each turn: that of an earlier turn which says the same, else a new one for this turn.
 
-        Turns that are given together are not compared with each other.
+        Turns that are given together are not compared with each other. `how` is what else makes two adds differ.
         """
-        earlier = [self._earlier(turn) for turn in turns]
+        self._drop_old()
+        keys = [_key(turn, how) for turn in turns]
+        earlier = [self._earlier(key, turn) for key, turn in zip(keys, turns, strict=True)]
         entries = [old or Entry(turn) for old, turn in zip(earlier, turns, strict=True)]
-        for turn, entry in zip(turns, entries, strict=True):
-            self._entries[_key(turn)] = entry
-            self._entries.move_to_end(_key(turn))
-        while len(self._entries) > _MOST:
-            self._entries.popitem(last=False)
+        for key, old, entry in zip(keys, earlier, entries, strict=True):
+            if old is None:
+                self._entries.pop(key, None)
+                self._entries[key] = entry
         return entries
 
     def settle(self, entries: Iterable[Entry], *, failed: bool) -> None:
@@ -57,20 +61,28 @@ class Recent:
         for entry in entries:
             entry.failed = failed
             entry.done.set()
-            if failed and self._entries.get(_key(entry.turn)) is entry:
-                del self._entries[_key(entry.turn)]
+        if failed:
+            self.forget(entry.id for entry in entries)
 
-    def forget(self, is_gone: Iterable[str] | None = None) -> None:
-        """Forget turns that were deleted, by id, or all."""
-        gone = None if is_gone is None else set(is_gone)
-        for key in [key for key, entry in self._entries.items() if gone is None or entry.turn.id in gone]:
+    def forget(self, ids: Iterable[str] | None = None) -> None:
+        """Forget turns by id, or all."""
+        gone = None if ids is None else set(ids)
+        for key in [key for key, entry in self._entries.items() if gone is None or entry.id in gone]:
             del self._entries[key]
 
-    def _earlier(self, turn: Turn) -> Entry | None:
-        entry = self._entries.get(_key(turn))
-        return entry if entry and abs(entry.turn.at - turn.at) <= self._window else None
+    def _earlier(self, key: bytes, turn: Turn) -> Entry | None:
+        entry = self._entries.get(key)
+        return entry if entry and abs(entry.at - turn.at) <= self._window else None
+
+    def _drop_old(self) -> None:
+        end = time.monotonic() - self._window.total_seconds()
+        while self._entries:
+            key, entry = next(iter(self._entries.items()))
+            if entry.entered_s >= end and len(self._entries) <= _MOST:
+                return
+            del self._entries[key]
 
 
-def _key(turn: Turn) -> _Key:
-    digest = blake2b(turn.text.encode(errors="surrogatepass"), digest_size=16).digest()
-    return turn.scope, turn.role, turn.speaker, digest
+def _key(turn: Turn, how: object) -> bytes:
+    said = (turn.scope, turn.role, turn.speaker, turn.text, turn.metadata, turn.expires_at, how)
+    return blake2b(msgspec.json.encode(said, enc_hook=repr, order="sorted"), digest_size=16).digest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 import anyio
 
 from ollama_async_mem.counts import MemoryStatistics
-from ollama_async_mem.errors import ConfigError, EmbeddingMismatch
+from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, OllamaError
 from ollama_async_mem.events import FactAdded, TurnStored
 from ollama_async_mem.memory.bulk import add_all
 from ollama_async_mem.memory.chat import MemoryChat
@@ -31,7 +31,7 @@ from ollama_async_mem.memory.checks import (
 )
 from ollama_async_mem.memory.context import pack
 from ollama_async_mem.memory.keeping import MemoryKeeper
-from ollama_async_mem.memory.messages import as_messages, as_turn
+from ollama_async_mem.memory.messages import as_messages, as_turn, timed
 from ollama_async_mem.memory.procedures import told, write_down
 from ollama_async_mem.memory.rank import DEFAULT, RankingWeights
 from ollama_async_mem.memory.searching import Asked, Finder
@@ -171,10 +171,10 @@ class MemoryService(MemoryKeeper):
             agent_id: which agent's memory it is.
             run_id: which conversation it belongs to.
             metadata: stored beside each message, for `filters`.
-            timestamp: when messages without their own were said, by default now. Words such as "last Friday" are
-                seen from then.
+            timestamp: when they were said, by default now. A message without a timestamp of its own was said when the
+                one before it was. Words such as "last Friday" are seen from then.
             expires_at: from when on the messages are not found any more; they are destroyed within the hour.
-            key: of the caller's choice; what was added to this scope under a key is not added again.
+            key: of the caller's choice; what was added to this scope under a key is not added again while it is stored.
             infer: when to extract facts.
             prompt: replaces the instructions to the model that extracts them, all but the shape of the answer.
 
@@ -185,8 +185,8 @@ class MemoryService(MemoryKeeper):
         require_infer(infer)
         now = datetime.now(UTC)
         at, end, beside = as_time(timestamp) or now, as_time(expires_at), require_metadata(metadata)
-        said = await described(as_messages(messages), self._vision)
-        turns = [as_turn(m, scope, now=now, at=at, metadata=beside, expires_at=end) for m in said]
+        said = await described(timed(as_messages(messages), at), self._vision)
+        turns = [as_turn(m, scope, now=now, metadata=beside, expires_at=end) for m in said]
         return await self._store_turns(
             turns, infer, key=require_text("key", key), prompt=require_text("prompt", prompt)
         )
@@ -386,7 +386,11 @@ class MemoryService(MemoryKeeper):
         self, turns: Sequence[Turn], infer: Infer, *, key: str | None, prompt: str | None
     ) -> AddResult:
         extract = infer is not False and self._llm is not None
-        added = await self._intake.take(turns, extract=extract, key=key, prompt=prompt)
+        try:
+            added = await self._intake.take(turns, extract=extract, key=key, prompt=prompt)
+        except OllamaError:
+            self._require_open()  # where the embedder ended with the memory, that is the reason
+            raise
         if added.is_new:
             for turn in added.turns:
                 self._feed.publish(TurnStored(turn))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-__all__ = ["together"]
+__all__ = ["to_the_end", "together"]
+
+T = TypeVar("T")
 
 
 async def together(*functions: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -21,3 +24,19 @@ async def together(*functions: Callable[[], Coroutine[Any, Any, None]]) -> None:
                 tasks.start_soon(function)
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from group.exceptions[0].__cause__
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run what takes a moment to its end, also when the caller is cancelled, which is then raised behind it."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as exc:  # Task.cancel passes through a shield
+                cancelled = exc
+    if cancelled is not None:
+        task.exception()  # somebody has looked at it
+        raise cancelled
+    return task.result()

@@ -6,9 +6,11 @@ import re
 
 __all__ = ["clean"]
 
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Replace lone surrogates, which are no characters and which neither JSON nor files can hold, by U+FFFD."""
-    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+    """Return text that UTF-8 can hold: halves of a surrogate pair that meet are joined, lone ones become U+FFFD."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

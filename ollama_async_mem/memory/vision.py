@@ -54,6 +54,12 @@ async def _note(image: bytes | str, vision: ChatModel | None) -> str:
 
 
 def _base64(image: bytes | str) -> str:
-    if isinstance(image, str):
-        return image.partition(",")[2] if image.startswith("data:") else image
-    return base64.b64encode(image).decode()
+    """An image as base64. A text that is none is refused: messages come from anybody, and may not name files."""
+    if isinstance(image, bytes):
+        return base64.b64encode(image).decode()
+    data = image.partition(",")[2] if image.startswith("data:") else image
+    try:
+        base64.b64decode(data, validate=True)
+    except ValueError as exc:
+        raise ConfigError("an image is neither bytes, nor base64, nor a data: URL, nor an https: URL") from exc
+    return data

@@ -245,3 +245,65 @@ async def test_a_procedure_is_told_and_found(memory: Callable[..., Memory], serv
         with pytest.raises(ModelOutputError, match="stored"):
             await mem.add_procedure("I close report.csv", agent_id="clerk")
         assert (await mem.count()).turns == 3
+
+
+async def test_an_earlier_turn_must_still_be_there_as_it_was(memory: Callable[..., Memory]) -> None:
+    """What expired or was changed meanwhile, or was added otherwise, does not stand for what is added now."""
+    async with memory() as mem:
+        soon = datetime.now(UTC) + timedelta(milliseconds=50)
+        await mem.add("I like tea", user_id="alice", expires_at=soon, infer=False)
+        kept = await mem.add("I like tea", user_id="alice", infer=False)
+        assert (kept.is_new, kept.turns[0].expires_at) == (True, None)
+        await mem.update(kept.turns[0].id, "I like coffee")
+        assert (await mem.add("I like tea", user_id="alice", infer=False)).is_new
+        assert (await mem.add("I like tea", user_id="alice", metadata={"a": 1}, infer=False)).is_new
+        assert (await mem.add("I like tea", user_id="alice")).extraction == "queued"
+        assert not (await mem.add("I like tea", user_id="alice")).is_new
+
+
+async def test_a_retry_after_a_cancelled_add_does_not_double(memory: Callable[..., Memory]) -> None:
+    """Wherever the first one was cancelled."""
+    async with memory() as mem:
+        for n in range(60):
+            first = asyncio.create_task(mem.add(f"only once {n}", user_id="alice", infer=False))
+            for _ in range(n // 2):
+                await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            await mem.add(f"only once {n}", user_id="alice", infer=False)
+        await mem.add("the last of all", user_id="alice", infer=False)  # what was on its way is in now
+        page = await mem.list(user_id="alice", limit=200)
+        texts = [memory.text for memory in page.items]
+        assert sorted(texts) == sorted(set(texts))
+        assert len(texts) == 61
+
+
+@pytest.mark.parametrize("image", ["/etc/hostname", "not base64!", "file:///etc/hostname"])
+async def test_a_message_cannot_name_a_file(memory: Callable[..., Memory], server: ScriptedOllama, image: str) -> None:
+    """Messages come from anybody: nothing of the machine is read for them."""
+    async with memory(vision="llava") as mem:
+        for said in ({"images": [image]}, {"content": [{"type": "image_url", "image_url": {"url": image}}]}):
+            with pytest.raises(ConfigError, match="base64"):
+                await mem.add({"role": "user", **said}, user_id="alice")
+    assert not server.requests_to("POST /api/chat")
+
+
+@pytest.mark.parametrize("images", [5, "UE5H", [5], {"a": 1}])
+def test_what_are_no_images_is_named(images: Any) -> None:
+    """By the position of the message."""
+    with pytest.raises(ConfigError, match=r"message 1.*images"):
+        as_messages([{"content": "look", "images": images}])
+
+
+async def test_a_message_without_a_time_was_said_when_the_one_before_was(memory: Callable[..., Memory]) -> None:
+    """As in a conversation of which only the first message has a timestamp."""
+    async with memory() as mem:
+        said: list[Any] = [
+            {"content": "a", "timestamp": MAY},
+            {"content": "b"},
+            {"content": "c", "timestamp": "2024-01-01"},
+            "d",
+        ]
+        added = await mem.add(said, user_id="alice", infer=False)
+        january = datetime(2024, 1, 1, tzinfo=UTC)
+        assert [turn.at for turn in added.turns] == [MAY, MAY, january, january]

@@ -70,8 +70,8 @@ async def test_speakers_and_times_are_kept(memory: Callable[..., Memory]) -> Non
     """Names, per-message times and the call's time are stored; context writes them down in order."""
     async with memory() as mem:
         messages: list[Any] = [
-            {"role": "user", "name": "Ann", "content": "tea with Bob yesterday", "timestamp": "2026-05-01T10:00:00Z"},
             Message(role="assistant", content="tea for all"),
+            {"role": "user", "name": "Ann", "content": "tea with Bob yesterday", "timestamp": "2026-05-01T10:00:00Z"},
         ]
         await mem.add(messages, user_id="a", timestamp="2026-03-01", infer=False)
         assert await mem.context("tea", user_id="a") == (

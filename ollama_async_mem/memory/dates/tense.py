@@ -29,9 +29,9 @@ _FUTURE = listed(
     "can't would must am are is i'm we're you're they're it's that's there's here's he's she's what's isn't "
     "aren't plan plans planning hope hoping want wanna wants need needs let's looking upcoming scheduled "
     "supposed tomorrow soon ready excited planned invited starts opens begins leave leaves leaving heading "
-    "flying free due next coming attend join"
+    "flying free due next coming attend join fly flies arrive arrives depart departs remind"
 )
-_PHRASES = ["see you", "have to"]
+_PHRASES = ["see you", "have to", "visit us", "visit me", "'ve got", "have got", "has got"]
 _CUES: dict[str, Tense] = {**dict.fromkeys(_PAST, "past"), **dict.fromkeys(_FUTURE + _PHRASES, "future")}
 _NO_PAST = set(listed("interested tired scared worried thrilled wed bed red shed sacred hundred naked married"))
 _SHORTEST_PAST = len("used")
