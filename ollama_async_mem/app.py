@@ -12,7 +12,7 @@ import anyio.to_thread
 from ollama_async_mem.config import load_settings, settings_file
 from ollama_async_mem.connect import connect
 from ollama_async_mem.llm import OllamaLLM
-from ollama_async_mem.memory.service import Behaviour, MemoryService
+from ollama_async_mem.memory.service import MemoryService
 from ollama_async_mem.portable import export_file, import_file
 from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ollama_async_mem.config import ConnectionConfig, Settings
+    from ollama_async_mem.memory.behaviour import Behaviour
     from ollama_async_mem.ollama.client import OllamaClient
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
     from ollama_async_mem.stores.transfer import CopyReport

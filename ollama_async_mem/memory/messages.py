@@ -16,7 +16,7 @@ from ollama_async_mem.records import DateRange, Message, Scope, Turn, new_id
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["MessageInput", "as_messages", "as_turn", "dates_in", "timed"]
+__all__ = ["MessageInput", "are_long", "as_messages", "as_turns", "dates_in", "timed"]
 
 MessageInput: TypeAlias = str | Mapping[str, Any] | Message
 _INSTRUCTIONS = ("system", "developer")
@@ -24,6 +24,7 @@ _SAYING = ("content", "images", "tool_calls")
 _FIELDS = ("role", "content", "name", "timestamp", "images", "tool_calls", "tool_name")
 _DATED_CHARS = 20_000
 """How much of a text is read for dates: all but of documents."""
+_QUICK_CHARS = 2_000
 
 
 def as_messages(messages: MessageInput | Sequence[MessageInput]) -> list[Message]:
@@ -138,15 +139,26 @@ def timed(messages: Sequence[Message], at: datetime) -> list[Message]:
     return said
 
 
-def as_turn(
-    message: Message,
+def as_turns(
+    messages: Sequence[Message],
     scope: Scope,
     *,
     now: datetime,
     metadata: dict[str, Any],
     expires_at: datetime | None = None,
+) -> list[Turn]:
+    """Make the turns that store messages with times."""
+    return [_as_turn(message, scope, now=now, metadata=metadata, expires_at=expires_at) for message in messages]
+
+
+def are_long(messages: Sequence[Message]) -> bool:
+    """Whether reading the dates in messages takes so long that it belongs into a thread: some milliseconds."""
+    return sum(min(len(message.content), _DATED_CHARS) for message in messages) > _QUICK_CHARS
+
+
+def _as_turn(
+    message: Message, scope: Scope, *, now: datetime, metadata: dict[str, Any], expires_at: datetime | None
 ) -> Turn:
-    """Make the turn that stores a message with a time."""
     said_at = message.timestamp or now
     return Turn(
         id=new_id(),

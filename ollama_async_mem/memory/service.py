@@ -5,12 +5,14 @@ It owns the extraction that runs behind the adds, and knows its parts only as po
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.to_thread
 
 from ollama_async_mem.counts import MemoryStatistics
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, OllamaError
@@ -29,9 +31,10 @@ from ollama_async_mem.memory.checks import (
     require_tokens,
     selected,
 )
-from ollama_async_mem.memory.context import pack
+from ollama_async_mem.memory.context import LEAST_SCORE, pack
+from ollama_async_mem.memory.conversation import as_prompt
 from ollama_async_mem.memory.keeping import MemoryKeeper
-from ollama_async_mem.memory.messages import as_messages, as_turn, timed
+from ollama_async_mem.memory.messages import are_long, as_messages, as_turns, timed
 from ollama_async_mem.memory.procedures import told, write_down
 from ollama_async_mem.memory.rank import DEFAULT, RankingWeights
 from ollama_async_mem.memory.searching import Asked, Finder
@@ -40,7 +43,7 @@ from ollama_async_mem.memory.vision import described
 from ollama_async_mem.records import AddResult, SearchResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.memory.ingest import Ingest
@@ -48,20 +51,9 @@ if TYPE_CHECKING:
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
     from ollama_async_mem.records import Fact, Kind, Turn
 
-__all__ = ["Behaviour", "MemoryService"]
+__all__ = ["MemoryService"]
 
 _ALL: tuple[Kind, ...] = ("turn", "fact")
-
-
-class Behaviour(TypedDict, total=False):
-    """How a memory works, see `MemoryService`."""
-
-    extract_here: bool
-    prompt: str | None
-    idle_s: float
-    concurrency: int
-    same_within: timedelta
-    weights: RankingWeights
 
 
 class MemoryService(MemoryKeeper):
@@ -116,13 +108,13 @@ class MemoryService(MemoryKeeper):
                 idle_s=idle_s,
                 concurrency=concurrency,
             )
-        self._was_opened = False
+        self._opener: asyncio.Task[Any] | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        if self._was_opened:
+        if self._opener:
             raise ConfigError("a memory is opened once: make a new one")
-        self._was_opened = True
+        self._opener = _this_task()
         async with AsyncExitStack() as stack:  # what is open already is closed when a later step fails
             for resource in (*self._resources, self.store, self._embedder):
                 await stack.enter_async_context(resource)
@@ -133,6 +125,8 @@ class MemoryService(MemoryKeeper):
             if self._ingest:
                 tasks.start_soon(self._ingest.run)
             stack.callback(self._feed.end)
+            stack.callback(self._shut)
+            self._chats = await stack.enter_async_context(anyio.create_task_group())  # what they store is waited for
             self._stack = stack.pop_all()
         self._is_open = True
         return self
@@ -141,8 +135,13 @@ class MemoryService(MemoryKeeper):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop the extraction and close the store. May be called more than once."""
-        self._is_open = False
+        """Stop the extraction and close the store, once finished chats are stored. May be called more than once.
+
+        Raises:
+            ConfigError: another task than the one that opened the memory calls it; the memory stays open.
+        """
+        if self._is_open and _this_task() is not self._opener:
+            raise ConfigError("a memory is closed by the task that opened it: let one task hold its 'async with'")
         await self._stack.aclose()
 
     async def add(
@@ -186,7 +185,8 @@ class MemoryService(MemoryKeeper):
         now = datetime.now(UTC)
         at, end, beside = as_time(timestamp) or now, as_time(expires_at), require_metadata(metadata)
         said = await described(timed(as_messages(messages), at), self._vision)
-        turns = [as_turn(m, scope, now=now, metadata=beside, expires_at=end) for m in said]
+        make = partial(as_turns, said, scope, now=now, metadata=beside, expires_at=end)
+        turns = await anyio.to_thread.run_sync(make) if are_long(said) else make()
         return await self._store_turns(
             turns, infer, key=require_text("key", key), prompt=require_text("prompt", prompt)
         )
@@ -291,16 +291,17 @@ class MemoryService(MemoryKeeper):
         filters: Mapping[str, Any] | None = None,
         as_of: datetime | str | None = None,
         known: Collection[str] = (),
+        min_score: float = LEAST_SCORE,
     ) -> str:
         """Write down what fits a query as dated lines for a prompt, oldest first, within `max_tokens`.
 
         What words such as "yesterday" mean is noted. Texts that are `known`, for the prompt has them already, are left
-        out. Other arguments are as of `search`.
+        out, and so is what scores less than `min_score`: by default what has plainly nothing to do with the query. 0
+        fills the budget with whatever there is. Other arguments are as of `search`.
         """
         budget = require_tokens(max_tokens)
-        found = await self.search(
-            query, user_id=user_id, agent_id=agent_id, run_id=run_id, limit=50, filters=filters, as_of=as_of
-        )
+        asked = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "filters": filters, "as_of": as_of}
+        found = await self.search(query, limit=50, min_score=min_score, **asked)
         return pack((hit.memory for hit in found), max_tokens=budget, known=known)
 
     def chat(
@@ -311,13 +312,16 @@ class MemoryService(MemoryKeeper):
         agent_id: str | None = None,
         run_id: str | None = None,
         max_tokens: int = 800,
+        min_score: float = LEAST_SCORE,
         remember: bool = True,
         infer: Infer = "background",
     ) -> MemoryChat:
         """Answer with what is remembered, and remember the exchange: `async with mem.chat(...) as stream`.
 
-        The last message is what the memory is asked for; those before it are the conversation so far. When the
-        answer is complete, the last message and the answer are added, unless `remember` is off.
+        The last message is what the memory is asked for, with `max_tokens` and `min_score` as of `context`; those
+        before it are the conversation so far. The model is given all as it is, with system messages and images, and
+        the memories behind the system message. When the answer is complete, the last message and the answer are added,
+        unless `remember` is off.
 
         Raises:
             ConfigError: no id is given, a message is blank, or this memory has no chat model.
@@ -330,7 +334,10 @@ class MemoryService(MemoryKeeper):
             llm,
             as_messages(messages),
             scope,
-            max_tokens=max_tokens,
+            prompt=as_prompt(messages),
+            start=self._start,
+            max_tokens=require_tokens(max_tokens),
+            min_score=require_score(min_score),
             remember=remember,
             infer=infer,
         )
@@ -370,6 +377,14 @@ class MemoryService(MemoryKeeper):
             return AddResult(added.turns, added.job_id, "done")
         return AddResult(added.turns, added.job_id, "failed" if status.state == "dead" else "waiting", status.error)
 
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Let something be done that the memory waits for when it is closed."""
+        self._require_open()
+        self._chats.start_soon(work)
+
+    def _shut(self) -> None:
+        self._is_open = False
+
     def _require_llm(self) -> ChatModel:
         if self._llm is None:
             raise ConfigError("this memory has no chat model: pass llm= when it is made")
@@ -397,3 +412,10 @@ class MemoryService(MemoryKeeper):
         if added.job_id and self._ingest:
             self._ingest.wake()
         return await self.settled(added) if infer == "now" else added
+
+
+def _this_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError as exc:
+        raise ConfigError("the memory runs on asyncio, not on trio or another event loop; the client does") from exc
