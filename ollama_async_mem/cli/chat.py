@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
-import os
+import re
 import signal
 import sys
-import threading
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 from cyclopts import App
-from prompt_toolkit import PromptSession
 
+from ollama_async_mem.cli.lines import Reader
 from ollama_async_mem.cli.options import Setup, Who
-from ollama_async_mem.cli.output import note, say
+from ollama_async_mem.cli.output import note, say, show_hits
 from ollama_async_mem.cli.session import open_memory
-from ollama_async_mem.errors import OllamaError
+from ollama_async_mem.errors import OllamaAsyncMemError
 from ollama_async_mem.records import Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from types import FrameType
 
     from ollama_async_mem.app import Memory
 
 __all__ = ["chatting", "stream_answer"]
 
 _KEPT = 12  # messages of the running conversation that the model sees besides the memory
-_HELP = "Ctrl-C stops an answer, Ctrl-D or /exit leaves, /why shows what the last answer was given to remember"
+_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
+_HELP = """/why shows what the last answer was given to remember; /search QUERY, /remember TEXT and /forget ID do that
+A line that ends in \\ goes on in the next one, and so does what stands between \"\"\" and \"\"\"
+Ctrl-C stops an answer, a second one leaves, and so do Ctrl-D and /exit; /help shows this again"""
 _NOBODY = Who()
 _DEFAULT = Setup()
 
@@ -40,10 +41,13 @@ chatting = App()
 
 @chatting.command
 async def chat(*, who: Who = _NOBODY, setup: Setup = _DEFAULT) -> None:
-    """Talk with the chat model; it remembers, also in the next session."""
+    """Talk with the chat model; it remembers, also in the next session.
+
+    In the chat, /help tells of /why, /search, /remember, /forget and /exit.
+    """
     async with open_memory(setup, extract=True) as memory, _undisturbed():
         note(f"{memory.llm_model} with the memories of {memory.store.location}\n{_HELP}")
-        await _converse(memory, who)
+        await _converse(_Conversation(memory, who))
 
 
 @asynccontextmanager
@@ -58,86 +62,82 @@ async def _undisturbed() -> AsyncIterator[None]:
         log.setLevel(before)
 
 
-async def _converse(memory: Memory, who: Who) -> None:
-    messages: list[Message] = []
-    recalled = ""
-    async for question in _questions():
-        if question == "/exit":
-            return
-        if question == "/why":
-            note(recalled or "nothing was recalled")
-            continue
-        asked = [*messages[-_KEPT:], Message(content=question)]
-        answer, recalled = await _interruptible(memory, asked, who)
-        if answer.strip():  # a stopped or failed exchange is forgotten
-            messages = [*asked, Message(role="assistant", content=answer)]
+async def _converse(conversation: _Conversation) -> None:
+    reader = Reader()
+    async with aclosing(reader.texts()) as texts:
+        async for text in texts:
+            command = _COMMAND.fullmatch(text)
+            if command and command[1] == "exit":
+                return
+            if command:
+                await conversation.obey(command[1], (command[2] or "").strip())
+            else:
+                reader.was_stopped = not await conversation.ask(text)
 
 
-async def _questions() -> AsyncIterator[str]:
-    """Lines that the user types, or those of a pipe, without the blank ones."""
-    async for line in _typed() if sys.stdin.isatty() else _piped():
-        if line.strip():
-            yield line.strip()
+class _Conversation:
+    """What was said in this session, and what the last answer was given to remember."""
+
+    def __init__(self, memory: Memory, who: Who) -> None:
+        self._memory = memory
+        self._who = who
+        self._messages: list[Message] = []
+        self._recalled = ""
+
+    async def ask(self, question: str) -> bool:
+        """Stream one answer; tells whether it was left to its end. What was stopped or failed is forgotten."""
+        asked = [*self._messages[-_KEPT:], Message(content=question)]
+        answer = self._recalled = ""
+        with _ctrl_c_cancels() as scope, _complaining():
+            answer, self._recalled = await stream_answer(self._memory, asked, self._who)
+        if answer.strip():
+            self._messages = [*asked, Message(role="assistant", content=answer)]
+        if scope.cancelled_caught:
+            note("\nstopped; this exchange is not remembered")
+        return not scope.cancelled_caught
+
+    async def obey(self, command: str, argument: str) -> None:
+        """Do what a line behind a slash says."""
+        with _complaining():
+            if command == "why":
+                note(self._recalled or "nothing was recalled")
+            elif command == "search" and argument:
+                found = await self._memory.search(argument, **self._who.ids)
+                show_hits(found.hits)
+                if not found.hits:
+                    note("nothing found")
+            elif command == "remember" and argument:
+                await self._memory.add(argument, **self._who.ids)
+                note("remembered")
+            elif command == "forget" and argument:
+                await self._memory.delete(argument)
+                note("forgotten")
+            else:
+                note(_HELP)
 
 
-async def _piped() -> AsyncIterator[str]:
-    """Lines of standard input, read by a thread that Ctrl-C need not wait for."""
-    loop = asyncio.get_running_loop()
-    send, receive = anyio.create_memory_object_stream[str](math.inf)
-
-    def take(line: str) -> None:
-        with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # nobody reads any more
-            send.send_nowait(line)
-
-    def read() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is over
-            for line in _lines_of(sys.stdin.fileno()):
-                loop.call_soon_threadsafe(take, line)
-            loop.call_soon_threadsafe(send.close)
-
-    threading.Thread(target=read, name="standard input", daemon=True).start()
-    async with receive:
-        async for line in receive:
-            yield line
-
-
-def _lines_of(fileno: int) -> Iterator[str]:
-    """Read lines without Python's buffers, whose lock a daemon thread would hold at the end of the program."""
-    rest = b""
-    while data := os.read(fileno, 65536):
-        *lines, rest = (rest + data).split(b"\n")
-        yield from (line.decode(errors="replace") for line in lines)
-    yield rest.decode(errors="replace")
-
-
-async def _typed() -> AsyncIterator[str]:
-    prompt = PromptSession[str]("> ")
-    while True:
-        try:
-            yield await prompt.prompt_async()
-        except KeyboardInterrupt:
-            note("Ctrl-D or /exit leaves")
-        except EOFError:
-            return
-
-
-async def _interruptible(memory: Memory, messages: list[Message], who: Who) -> tuple[str, str]:
-    """Stream one answer; Ctrl-C ends it and not the program."""
+@contextmanager
+def _complaining() -> Iterator[None]:
+    """Say what went wrong, and go on."""
     try:
-        with _ctrl_c_cancels() as scope:
-            return await stream_answer(memory, messages, who)
-    except OllamaError as exc:
+        yield
+    except OllamaAsyncMemError as exc:
         note(f"error: {exc}", style="red")
-    if scope.cancelled_caught:
-        note("\nstopped; this exchange is not remembered")
-    return "", ""
 
 
 @contextmanager
 def _ctrl_c_cancels() -> Iterator[anyio.CancelScope]:
+    """Let Ctrl-C end what is within; a second one while that ends is as everywhere."""
     loop = asyncio.get_running_loop()
     with anyio.CancelScope() as scope:
-        previous = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(scope.cancel))
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if scope.cancel_called and callable(previous):
+                previous(number, frame)
+            else:
+                loop.call_soon_threadsafe(scope.cancel)
+
+        previous = signal.signal(signal.SIGINT, stop)
         try:
             yield scope
         finally:

@@ -161,7 +161,7 @@ async def _search(memory: Memory) -> None:
         took_ms = (time.perf_counter() - began) * 1e3
         say(f"\n? {query}", style="bold", end="")
         say(f"  ({took_ms:.0f} ms)", style="dim")
-        show_hits(found.hits)
+        show_hits(found.hits, ids=False)
 
 
 def _what_next(memory: Memory, *, with_engine: bool) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 
 from cyclopts import App, CycloptsError
 
 from ollama_async_mem import __version__
+from ollama_async_mem.cli.changing import changing
 from ollama_async_mem.cli.chat import chatting
-from ollama_async_mem.cli.commands import memories, models
 from ollama_async_mem.cli.demo import demonstration
+from ollama_async_mem.cli.doctor import examination
 from ollama_async_mem.cli.engine import engine
-from ollama_async_mem.cli.output import note, show_json
+from ollama_async_mem.cli.models import models
+from ollama_async_mem.cli.moving import moving
+from ollama_async_mem.cli.output import note, show_json, without_passwords
+from ollama_async_mem.cli.reading import reading
+from ollama_async_mem.cli.settings import settings
 from ollama_async_mem.cli.stores import stores
+from ollama_async_mem.cli.writing import writing
 from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaAsyncMemError
 
 __all__ = ["FAILED", "INTERRUPTED", "USAGE", "build", "run"]
@@ -26,16 +31,17 @@ def build() -> App:
     """Make the app of all commands."""
     app = App(
         name="ollama-async-mem",
-        help="A memory on local models: add what was said, find it again, and chat with it.",
+        help="A memory on local models: add what was said, find it again, and chat with it.\n\n"
+        "Begin with `demo`, which shows all of it, and `doctor`, which says what is missing. COMMAND --help says more.",
         help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage or settings or no server, 130 interrupted.",
         version=__version__,
         default_parameter=None,
     )
-    for part in (demonstration, memories, chatting):
+    for part in (demonstration, writing, reading, changing, moving, chatting, examination):
         app.update(part)
-    app.command(models)
-    app.command(engine)
-    app.command(stores)
+    for group in (models, engine, stores, settings):
+        app.command(group)
+    app.register_install_completion_command()
     return app
 
 
@@ -59,10 +65,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _report(exc: CycloptsError | OllamaAsyncMemError, *, as_json: bool) -> None:
-    message = _PASSWORD.sub(r"\1\2***", str(exc))  # an argument that is out of place may be any URL
+    message = without_passwords(str(exc))  # an argument that is out of place may be any URL
     if as_json:
         show_json({"error": {"type": type(exc).__name__, "message": message}})
     note(f"error: {message}", style="red")
-
-
-_PASSWORD = re.compile(r"(:/{1,2}[^\s/:@]*:)\S+(?=@)|(password=)[^\s&]+")

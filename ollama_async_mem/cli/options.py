@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypeAlias, TypedDict
 
+import msgspec
 from cyclopts import Group, Parameter
 
-__all__ = ["Json", "Setup", "Who"]
+from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.records import Kind
+
+__all__ = ["Json", "Kinds", "Setup", "Which", "Who", "Whose", "json_object"]
 
 _SETUP = Group("Store and models", sort_key=2)
 _WHO = Group("Whose memory", sort_key=1)
+_FILTER = (
+    'Conditions on metadata and fields, as JSON: {"topic": "food", "at": {"gte": "2026-01-01"}}, with eq ne gt gte lt '
+    "lte in nin contains icontains exists, and AND OR NOT."
+)
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object, for programs.")]
+Kinds: TypeAlias = Annotated[
+    tuple[Kind, ...],
+    Parameter(
+        name="--kinds", consume_multiple=True, negative="", help="Only turns (what was said), or facts drawn from them."
+    ),
+]
+
+
+def json_object(name: str, text: str | None) -> dict[str, Any] | None:
+    """Read an argument that is a JSON object.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text.encode(errors="surrogateescape"), type=dict[str, Any])
+    except msgspec.MsgspecError as exc:
+        raise ConfigError(f'{name} is a JSON object such as {{"topic": "food"}}, in quotes: {exc}') from exc
 
 
 @Parameter(name="*", group=_SETUP)
@@ -57,3 +85,47 @@ class Who:
         """The scope, as arguments of the library."""
         user = self.user or (None if self.agent or self.run else "me")
         return {"user_id": user, "agent_id": self.agent, "run_id": self.run}
+
+
+@Parameter(name="*", group=_WHO)
+@dataclass(frozen=True)
+class Whose:
+    """Whose memories, where all of them is a sensible answer."""
+
+    user: Annotated[str | None, Parameter(name=["--user", "-u"])] = None
+    "Only those of this user. Default: everyone."
+    agent: str | None = None
+    "Only those of this agent."
+    run: str | None = None
+    "Only those of this run, or session."
+
+    @property
+    def ids(self) -> Ids:
+        """The scope, as arguments of the library."""
+        return {"user_id": self.user, "agent_id": self.agent, "run_id": self.run}
+
+
+class Conditions(TypedDict):
+    """Filters and time, as arguments of the library."""
+
+    filters: dict[str, Any] | None
+    as_of: str | None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Which:
+    """Which memories of a scope."""
+
+    filter: Annotated[str | None, Parameter(help=_FILTER)] = None
+    as_of: str | None = None
+    "Only what was known and held at that time, such as 2026-05-01 or 2026-05-01T18:30:00Z."
+
+    @property
+    def conditions(self) -> Conditions:
+        """The same as arguments of the library.
+
+        Raises:
+            ConfigError: the filter is no JSON object.
+        """
+        return {"filters": json_object("--filter", self.filter), "as_of": self.as_of}

@@ -22,29 +22,35 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ollama_async_mem.records import Turn
+from ollama_async_mem.records import Fact, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ollama_async_mem.ollama.models import PullState
-    from ollama_async_mem.ollama.schema import ModelInfo
-    from ollama_async_mem.records import Hit, MemoryRecord
+    from ollama_async_mem.ollama.schema import ModelInfo, RunningModel
+    from ollama_async_mem.records import Event, Hit, MemoryRecord
 
 __all__ = [
     "count_bar",
     "note",
+    "plural",
     "printable",
     "pull_bar",
     "say",
+    "show_events",
+    "show_fields",
     "show_hits",
     "show_json",
     "show_memories",
     "show_models",
+    "show_running",
+    "without_passwords",
 ]
 
 _MEGA = 1_000_000
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_PASSWORD = re.compile(r"(:/{1,2}[^\s/:@]*:)\S+(?=@)|(password=)[^\s&]+")
 
 
 def _out() -> Console:
@@ -58,6 +64,17 @@ def _err() -> Console:
 def printable(text: str) -> str:
     """Take out what would steer the terminal: stored text and models' answers are not to be trusted with that."""
     return _CONTROLS.sub("\ufffd", text)
+
+
+def without_passwords(text: str) -> str:
+    """Hide the passwords of URLs."""
+    return _PASSWORD.sub(r"\1\2***", text)
+
+
+def plural(number: int, what: str) -> str:
+    """Write a number of things, such as "2 facts" or "2 memories"."""
+    many = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{number:,} {what if number == 1 else many}"
 
 
 def say(text: str = "", *, style: str = "", end: str = "\n") -> None:
@@ -79,23 +96,54 @@ def show_json(value: Any) -> None:
     sys.stdout.write(text + "\n")
 
 
-def show_hits(hits: Iterable[Hit]) -> None:
-    """Print what was found: score, date, who and what."""
+def show_hits(hits: Iterable[Hit], *, ids: bool = True) -> None:
+    """Print what was found: score, id, date, who and what, and what the score is made of where that was asked for."""
     for hit in hits:
-        _out().print(Text.assemble((f"{hit.score:4.2f}  ", "green"), _line(hit.memory)))
+        _out().print(Text.assemble((f"{hit.score:4.2f}  ", "green"), _line(hit.memory, ids=ids)))
+        if hit.parts:
+            say("      " + "  ".join(f"{name} {value:+.2f}" for name, value in hit.parts.items()), style="dim")
 
 
-def show_memories(memories: Iterable[MemoryRecord], *, ids: bool = True) -> None:
-    """Print memories: date, who and what, with the id that `delete` takes."""
+def show_memories(memories: Iterable[MemoryRecord]) -> None:
+    """Print memories: id, date, who and what."""
     for memory in memories:
-        _out().print(Text.assemble((f"{memory.id}  " if ids else "", "dim"), _line(memory)))
+        _out().print(_line(memory, ids=True))
 
 
-def _line(memory: MemoryRecord) -> Text:
+def _line(memory: MemoryRecord, *, ids: bool) -> Text:
     who = f"{memory.who}: " if isinstance(memory, Turn) else "fact: "
+    ended = memory.valid_to if isinstance(memory, Fact) else None
     return Text.assemble(
-        (f"{memory.at:%Y-%m-%d}  ", "cyan"), (printable(who), "bold"), printable(" ".join(memory.text.split()))
+        (f"{memory.id}  " if ids else "", "dim"),
+        (f"{memory.at:%Y-%m-%d}  ", "cyan"),
+        (printable(who), "bold"),
+        printable(" ".join(memory.text.split())),
+        (f"  (until {ended:%Y-%m-%d})" if ended else "", "dim"),
     )
+
+
+def show_fields(fields: Mapping[str, Any]) -> None:
+    """Print names and values, one a line, but those that are empty."""
+    width = max(map(len, fields), default=0) + 2
+    for name, value in fields.items():
+        if value not in (None, "", [], (), {}):
+            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            _out().print(Text.assemble((f"{name:<{width}}", "bold"), printable(text)))
+
+
+def show_events(events: Iterable[Event]) -> None:
+    """Print what happened to a memory: when, what, by whom and why."""
+    for event in events:
+        by = "".join(f" {word} {who}" for word, who in (("by", event.actor), ("to", event.by)) if who)
+        said = " -> ".join(f'"{" ".join(text.split())}"' for text in (event.old, event.new) if text is not None)
+        _out().print(
+            Text.assemble(
+                (f"{event.at:%Y-%m-%d %H:%M}  ", "cyan"),
+                (printable(f"{event.kind}{by}"), "bold"),
+                printable(f"  {said}" if said else ""),
+                (printable(f"  ({event.cause})" if event.cause else ""), "dim"),
+            )
+        )
 
 
 def show_models(models: Iterable[ModelInfo]) -> None:
@@ -104,6 +152,16 @@ def show_models(models: Iterable[ModelInfo]) -> None:
         details = f"{model.details.parameter_size} {model.details.quantization_level}".strip()
         size = f"{model.size / _MEGA:,.0f} MB"
         _out().print(Text.assemble((f"{model.name:<32}", "bold"), f"{size:>12}  ", (details, "dim")))
+
+
+def show_running(models: Iterable[RunningModel]) -> None:
+    """Print loaded models with size, share in the GPU's memory, context, and until when they stay."""
+    for model in models:
+        stays = f"{model.expires:%Y-%m-%d %H:%M}" if model.expires else ""
+        details = f"GPU {model.gpu_share:4.0%}  context {model.context_length:,}  until {stays}"
+        _out().print(
+            Text.assemble((f"{model.name:<32}", "bold"), f"{model.size / _MEGA:>9,.0f} MB  ", (details, "dim"))
+        )
 
 
 @contextmanager
@@ -122,11 +180,11 @@ def pull_bar(model: str, *, quiet: bool = False) -> Iterator[Callable[[PullState
 
 
 @contextmanager
-def count_bar(what: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a count on standard error; yields what is called with the number that is done."""
+def count_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a count on standard error; yields what is called with the number that is done, and of how many."""
     with _bar(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), quiet=quiet) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done, refresh=True)
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total, refresh=True)
 
 
 def _bar(*columns: ProgressColumn, quiet: bool) -> Progress:

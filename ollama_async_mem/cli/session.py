@@ -21,6 +21,7 @@ from ollama_async_mem.stores import open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.cli.options import Setup
     from ollama_async_mem.config import Settings
@@ -29,6 +30,7 @@ __all__ = [
     "ENGINE_EMBEDDER",
     "ENGINE_LLM",
     "NoServer",
+    "embedding_client",
     "engine_client",
     "ensure",
     "has_engine",
@@ -37,6 +39,8 @@ __all__ = [
     "open_client",
     "open_memory",
     "open_offline",
+    "open_to_search",
+    "settings_of",
 ]
 
 ENGINE_LLM = "smollm2:135m"
@@ -72,7 +76,7 @@ async def open_client(setup: Setup) -> AsyncIterator[OllamaClient]:
         if setup.engine:
             yield await stack.enter_async_context(engine_client())
             return
-        client = await stack.enter_async_context(connect((await _settings(setup)).llm.without_timeout()))
+        client = await stack.enter_async_context(connect((await settings_of(setup)).llm.without_timeout()))
         if not await client.is_alive():
             raise NoServer(client.url)
         yield client
@@ -115,7 +119,10 @@ async def open_memory(setup: Setup, *, extract: bool = False, quiet: bool = Fals
             if extract:
                 await ensure(client, llm, quiet=quiet)
         embedder = await _embedder(setup, client, embedder)
-        async with Memory(setup.store, llm=llm, embedder=embedder, client=client, extract_here=extract) as memory:
+        own = client if setup.engine else None  # without it each model has the server that the settings name
+        async with Memory(
+            setup.store, llm=llm, embedder=embedder, host=setup.host, client=own, extract_here=extract
+        ) as memory:
             yield memory
 
 
@@ -124,23 +131,38 @@ async def _embedder(setup: Setup, client: OllamaClient, fallback: str | None) ->
     own = await _embedder_of(setup)
     if setup.embedder or own is None:
         return fallback
-    if not await client.models.has(own):
+    async with embedding_client(setup, client) as server:
+        has_own = await server.models.has(own)
+    if not has_own:
         is_ours = canonical(own) == canonical(ENGINE_EMBEDDER)
         way_out = "add --engine" if is_ours else f"get it with 'ollama-async-mem models pull {own}'"
         raise ConfigError(
-            f"{(await _settings(setup)).store} holds embeddings of {own}, which {client.url} does not have: "
+            f"{(await settings_of(setup)).store} holds embeddings of {own}, which {server.url} does not have: "
             f"{way_out}, or name another file with --store"
         )
     return own
 
 
-async def _settings(setup: Setup) -> Settings:
+@asynccontextmanager
+async def embedding_client(setup: Setup, client: OllamaClient) -> AsyncIterator[OllamaClient]:
+    """A client of the server of the embedder: the one that is given, unless the settings name another for it."""
+    settings = await settings_of(setup)
+    if setup.engine or settings.embedder.ollama_base_url == settings.llm.ollama_base_url:
+        yield client
+        return
+    async with connect(settings.embedder.without_timeout()) as other:
+        yield other
+
+
+async def settings_of(setup: Setup) -> Settings:
     """The settings that a command works with; reading their file does not block the loop."""
-    return await anyio.to_thread.run_sync(partial(load_settings, store=setup.store, host=setup.host))
+    return await anyio.to_thread.run_sync(
+        partial(load_settings, store=setup.store, host=setup.host, llm=setup.llm, embedder=setup.embedder)
+    )
 
 
 async def _embedder_of(setup: Setup) -> str | None:
-    async with open_store((await _settings(setup)).store) as store:
+    async with open_store((await settings_of(setup)).store) as store:
         space = await store.embedding_space()
     return space.model if space else None
 
@@ -153,10 +175,15 @@ async def open_offline(setup: Setup) -> AsyncIterator[Memory]:
             pass
     embedder = setup.embedder or await _embedder_of(setup)
     async with (
-        connect((await _settings(setup)).llm.without_timeout(), retry=RetryPolicy(attempts=1)) as client,
+        connect((await settings_of(setup)).embedder.without_timeout(), retry=RetryPolicy(attempts=1)) as client,
         Memory(setup.store, embedder=embedder, client=client, extract_here=False) as memory,
     ):
         yield memory
+
+
+def open_to_search(setup: Setup) -> AbstractAsyncContextManager[Memory]:
+    """A memory for what is better with a server, and works by words alone without one."""
+    return open_memory(setup) if setup.engine else open_offline(setup)
 
 
 async def ensure(client: OllamaClient, model: str, *, quiet: bool = False) -> None:

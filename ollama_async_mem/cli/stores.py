@@ -15,7 +15,6 @@ from ollama_async_mem.cli.options import Json  # noqa: TC001 - cyclopts resolves
 from ollama_async_mem.cli.output import count_bar, note, say, show_json
 from ollama_async_mem.config import load_settings
 from ollama_async_mem.errors import ConfigError
-from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
 from ollama_async_mem.stores.transfer import copy_store
 
@@ -64,9 +63,8 @@ def copy(source: str, target: str, /, *, json: Json = False) -> int:
 
 async def _copy(source: MemoryStore, target: MemoryStore, *, quiet: bool) -> CopyReport:
     async with source, target:
-        total = await source.counts(Scope())
-        with count_bar("copying", total.turns + total.facts, quiet=quiet) as update:
-            return await copy_store(source, target, on_progress=lambda done, _: update(done))
+        with count_bar("copying", quiet=quiet) as update:
+            return await copy_store(source, target, on_progress=update)
 
 
 @stores.command

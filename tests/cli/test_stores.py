@@ -14,7 +14,7 @@ from stores import files
 from stores.conftest import files_of_asyncpg  # noqa: F401 - a fixture for all tests here
 from stores.samples import axis, dump_all, turn
 
-from cli.test_commands import ran
+from cli.calls import ran
 from cli.test_terminal import Terminal
 from ollama_async_mem.cli.main import FAILED, INTERRUPTED, USAGE, run
 from ollama_async_mem.stores import open_store

@@ -1,0 +1,124 @@
+"""The commands on the models of a server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from cyclopts import App, Parameter
+
+from ollama_async_mem.cli.options import Json, Setup
+from ollama_async_mem.cli.output import note, pull_bar, say, show_fields, show_json, show_models, show_running
+from ollama_async_mem.cli.session import open_client
+
+__all__ = ["models"]
+
+_DEFAULT = Setup()
+
+models = App(name="models", help="The models of the server.")
+
+
+@models.command(name="list")
+async def models_list(*, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """List the installed models."""
+    async with open_client(setup) as client:
+        installed = await client.models.installed()
+    if json:
+        show_json({"models": installed})
+    else:
+        show_models(installed)
+
+
+@models.command(name="pull")
+async def models_pull(model: str, /, *, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """Download a model.
+
+    Args:
+        model: Its name, such as llama3.2 or nomic-embed-text.
+    """
+    async with open_client(setup) as client:
+        with pull_bar(model, quiet=json) as update:
+            pulled = await client.models.ensure(model, update)
+    if json:
+        show_json({"model": model, "pulled": pulled})
+    else:
+        say(f"{model} is {'installed' if pulled else 'installed already'}")
+
+
+@models.command(name="show")
+async def models_show(model: str, /, *, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """Tell what a model is: size, quantization, context, what it can do.
+
+    Args:
+        model: Its name, such as llama3.2.
+    """
+    async with open_client(setup) as client:
+        shown = await client.show(model)
+    if json:
+        show_json(shown)
+        return
+    sizes = {"context_length": shown.context_length or None, "embedding_length": shown.embedding_length or None}
+    show_fields(
+        {
+            "model": model,
+            "family": shown.details.family,
+            "parameters": shown.details.parameter_size,
+            "quantization": shown.details.quantization_level,
+            **sizes,
+            "can": ", ".join(shown.capabilities),
+            "set": "; ".join(shown.parameters.splitlines()),
+            "license": shown.license.strip().partition("\n")[0],
+        }
+    )
+
+
+@models.command(name="ps")
+async def models_ps(*, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """List the loaded models: how much of each the GPU holds, and until when it stays."""
+    async with open_client(setup) as client:
+        running = await client.models.running()
+    if json:
+        show_json({"models": [{**msgspec.to_builtins(model), "gpu_share": model.gpu_share} for model in running]})
+        return
+    show_running(running)
+    if not running:
+        note("no model is loaded")
+
+
+@models.command(name="load")
+async def models_load(
+    model: str,
+    /,
+    *,
+    keep_alive: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    json: Json = False,
+    setup: Setup = _DEFAULT,
+) -> None:
+    """Load a model, so that its first answer does not wait for that.
+
+    Args:
+        model: Its name, such as llama3.2.
+        keep_alive: How long it stays without being used, such as 30m or 2h, or -1s for ever.
+    """
+    async with open_client(setup) as client:
+        await client.models.load(model, keep_alive=keep_alive)
+    _tell(model, "loaded", json=json)
+
+
+@models.command(name="unload")
+async def models_unload(model: str, /, *, json: Json = False, setup: Setup = _DEFAULT) -> None:
+    """Take a model out of memory, once nobody uses it.
+
+    Args:
+        model: Its name, such as llama3.2.
+    """
+    async with open_client(setup) as client:
+        await client.models.unload(model)
+    _tell(model, "unloaded", json=json)
+
+
+def _tell(model: str, state: str, *, json: bool) -> None:
+    if json:
+        show_json({"model": model, "state": state})
+    else:
+        say(f"{model} is {state}")
