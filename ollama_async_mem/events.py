@@ -38,16 +38,18 @@ class FactAdded(msgspec.Struct, frozen=True, tag="fact_added"):
 
 
 class FactReinforced(msgspec.Struct, frozen=True, tag="fact_reinforced"):
-    """Turns said again what a fact says."""
+    """Turns of a scope said again what a fact of its owner says."""
 
     fact_id: str
+    scope: Scope
     turn_ids: tuple[str, ...]
 
 
 class FactSuperseded(msgspec.Struct, frozen=True, tag="fact_superseded"):
-    """A fact no longer holds from `valid_to` on, because of the fact `by`."""
+    """A fact no longer holds from `valid_to` on, because of the fact `by`. The scope is that of the turns behind it."""
 
     fact_id: str
+    scope: Scope
     by: str | None
     valid_to: datetime
 
@@ -84,13 +86,14 @@ class MemoryUpdated(msgspec.Struct, frozen=True, tag="memory_updated"):
 
 
 class MemoryDeleted(msgspec.Struct, frozen=True, tag="memory_deleted"):
-    """A memory was destroyed."""
+    """A memory was destroyed, and with a message the facts that no other message tells."""
 
     memory_id: str
+    scope: Scope
 
 
 class MemoriesDeleted(msgspec.Struct, frozen=True, tag="memories_deleted"):
-    """Some memories of a scope were destroyed, or because they expired, some of any scope."""
+    """So many memories of a scope were destroyed, or because they expired, of any scope; facts as above."""
 
     scope: Scope
     count: int

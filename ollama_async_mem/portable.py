@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+import os
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -14,7 +15,6 @@ from ollama_async_mem.records import EmbeddingSpace, Turn
 from ollama_async_mem.stores.transfer import export_lines, import_lines
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from ollama_async_mem.ports import Embedder, MemoryStore, Vector
@@ -28,10 +28,11 @@ async def export_file(store: MemoryStore, scope: Scope, path: str | os.PathLike[
     """Write the memories of a scope to a file that is new or replaced as a whole; returns how many there were.
 
     Raises:
+        ConfigError: the path is none.
         StoreError: the store or the file cannot be used; an older file is as it was.
     """
-    target = anyio.Path(path)
-    part = target.with_name(f".{target.name}.{uuid4().hex}.part")
+    target = _checked(path)
+    part = target.parent / f".{uuid4().hex}.part"
     lines = 0
     try:
         async with await anyio.open_file(part, "xb") as file, aclosing(export_lines(store, scope)) as written:
@@ -43,7 +44,7 @@ async def export_file(store: MemoryStore, scope: Scope, path: str | os.PathLike[
     except OSError as exc:
         raise StoreError(f"cannot write {target}: {exc.strerror or exc}") from exc
     finally:
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), suppress(OSError):  # what could not be made cannot be removed either
             await part.unlink(missing_ok=True)
     return lines
 
@@ -63,7 +64,7 @@ async def import_file(
         StoreError: a memory cannot be stored.
     """
     try:
-        async with await anyio.open_file(path, "rb") as file:
+        async with await anyio.open_file(_checked(path), "rb") as file:
             space = await store.embedding_space() or await _space_of(embedder)
 
             async def embed(memories: Sequence[MemoryRecord]) -> Sequence[Vector]:
@@ -81,3 +82,13 @@ async def import_file(
 
 async def _space_of(embedder: Embedder) -> EmbeddingSpace:
     return EmbeddingSpace(embedder.model, len(await embedder.embed_query("how long is a vector?")))
+
+
+def _checked(path: object) -> anyio.Path:
+    try:
+        name = os.fsencode(path)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"the path of a file is needed, got {path!r:.80}") from exc
+    if not name or b"\0" in name:
+        raise ConfigError(f"the path of a file is needed, got {path!r:.80}")
+    return anyio.Path(os.fsdecode(name))

@@ -130,10 +130,14 @@ class MemoryStore(Protocol):
         *,
         vector: Vector | None = None,
         model: str = "",
+        extract: bool = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
         """Change one memory and note it in its history; returns it as it is now. A new text comes with its vector.
+
+        A turn whose text changes leaves `Fact.turn_ids` as one that is deleted does. Claims on its jobs end, and those
+        jobs are due at once; where none waits for it and `extract` is set, one is queued.
 
         Raises:
             RecordNotFound: there is none with this id.
@@ -153,7 +157,9 @@ class MemoryStore(Protocol):
     async def delete(self, memory_id: str, *, actor: str | None = None, cause: str | None = None) -> None:
         """Destroy one memory, its vector and its index entries, and the texts in its history.
 
-        A turn also leaves its jobs and `Fact.turn_ids`.
+        A turn also leaves its jobs and `Fact.turn_ids`. A fact that has no turn left then is destroyed too, and its
+        history says so; one that has others loses its quote, unless that stands in one of them word for word. Facts
+        that never had a turn stay.
 
         Raises:
             RecordNotFound: there is none with this id.
@@ -161,11 +167,14 @@ class MemoryStore(Protocol):
         ...
 
     async def delete_all(self, selection: Selection, *, actor: str | None = None, cause: str | None = None) -> int:
-        """Destroy all memories of a selection as `delete` does; returns how many there were."""
+        """Destroy all memories of a selection as `delete` does; returns how many there were.
+
+        Facts that go only because their turns do are not counted.
+        """
         ...
 
     async def purge_expired(self, *, now: datetime) -> int:
-        """Destroy the memories that expired by `now`, for the cause "expired"; returns how many there were."""
+        """Destroy the memories that expired by `now`, for the cause "expired"; otherwise as `delete_all`."""
         ...
 
     async def dense_candidates(
@@ -289,8 +298,11 @@ class MemoryStore(Protocol):
         """
         ...
 
-    async def revive_jobs(self) -> int:
-        """Queue the jobs again that were given up, with their attempts at none; returns how many there were."""
+    async def revive_jobs(self, *, dead: bool = True) -> int:
+        """Let the jobs be due at once that were put off after a failure; returns how many were changed.
+
+        With `dead` also queue those again that were given up, with their attempts at none.
+        """
         ...
 
     async def pending_jobs(self) -> int:

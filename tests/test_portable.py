@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import ScriptedOllama, error
@@ -74,4 +74,27 @@ async def test_what_cannot_be_written_or_read_is_said(server: ScriptedOllama, tm
             await mem.import_(tmp_path / "other.jsonl")
         with pytest.raises(StoreError, match="cannot write"):
             await mem.export(tmp_path)  # a folder
+    assert not list(parts(tmp_path))
+
+
+@pytest.mark.parametrize("path", [f"{__file__}/x.jsonl", "x" * 300, "\ud800", "a\0b", "", 5, None])
+async def test_no_path_is_an_error_of_its_own(
+    server: ScriptedOllama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
+    """A file for a folder, a name that is too long, and what is no path at all."""
+    monkeypatch.chdir(tmp_path)
+    async with Memory(tmp_path / "a.db", host=server.url) as mem:
+        for call in (mem.export, mem.import_):
+            with pytest.raises((ConfigError, StoreError), match=r"cannot (write|read)|path of a file is needed"):
+                await call(path)
+    assert not list(parts(tmp_path))
+
+
+async def test_a_name_may_be_as_long_as_the_system_allows(server: ScriptedOllama, tmp_path: Path) -> None:
+    """What is written on the way to it has a name of its own."""
+    file = tmp_path / ("x" * 255)
+    async with Memory(tmp_path / "a.db", host=server.url) as mem:
+        await mem.add("I like tea", user_id="alice", infer=False)
+        assert await mem.export(file) == 1
+    assert file.exists()
     assert not list(parts(tmp_path))

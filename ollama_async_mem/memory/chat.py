@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
 from ollama_async_mem.memory.context import memory_block
+from ollama_async_mem.memory.conversation import with_memories
 from ollama_async_mem.records import AddResult, Message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
+    from ollama_async_mem.memory.checks import Infer
     from ollama_async_mem.memory.service import MemoryService
     from ollama_async_mem.ports import ChatModel
     from ollama_async_mem.records import Scope
@@ -30,12 +33,13 @@ _CANCELLED_S = 5.0
 class MemoryChat:
     """Recall, stream, remember. `async with` recalls and asks; `text()` streams; leaving remembers.
 
-    Only a complete answer is remembered, and then also when the caller is cancelled at that moment, for which it is
-    given five seconds.
+    Only a complete answer is remembered, also when the caller is cancelled before or while that is done, for which it
+    then has five seconds. A failure there is logged and is no error of the chat: the answer was given.
 
     Attributes:
         memories: the dated lines that the model was given, "" where nothing fitted.
-        added: what was remembered, once the context is left.
+        added: what was remembered, once the context is left; None where nothing was.
+        error: why a complete answer was not remembered.
     """
 
     def __init__(
@@ -45,15 +49,20 @@ class MemoryChat:
         messages: Sequence[Message],
         scope: Scope,
         *,
+        prompt: Sequence[dict[str, Any]],
+        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         max_tokens: int,
+        min_score: float,
         remember: bool,
-        infer: Literal["background", "now", False],
+        infer: Infer,
     ) -> None:
         self._memory = memory
         self._llm = llm
         self._messages = messages
         self._ids: dict[str, Any] = {name: getattr(scope, name) for name in scope.__struct_fields__}
-        self._max_tokens = max_tokens
+        self._prompt = prompt
+        self._start = start
+        self._limits: dict[str, Any] = {"max_tokens": max_tokens, "min_score": min_score}
         self._remembers = remember
         self._infer = infer
         self._stack = AsyncExitStack()
@@ -64,6 +73,7 @@ class MemoryChat:
         self._asked_at = datetime.now(UTC)
         self.memories = ""
         self.added: AddResult | None = None
+        self.error: Exception | None = None
 
     async def __aenter__(self) -> Self:
         if self._is_opened:
@@ -71,20 +81,27 @@ class MemoryChat:
         self._is_opened = True
         self._asked_at = datetime.now(UTC)
         question, known = self._messages[-1].content, [message.content for message in self._messages]
-        self.memories = await self._memory.context(question, max_tokens=self._max_tokens, known=known, **self._ids)
-        self._pieces = await self._stack.enter_async_context(self._llm.stream(self._prompt()))
+        if question.strip():  # else it is an image, for which nothing can be looked up
+            self.memories = await self._memory.context(question, known=known, **self._limits, **self._ids)
+        prompt = with_memories(self._prompt, memory_block(self.memories)) if self.memories else self._prompt
+        self._pieces = await self._stack.enter_async_context(self._llm.stream(prompt))
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        is_cancelled = kind is not None and issubclass(kind, anyio.get_cancelled_exc_class())
-        await self._stack.aclose()
-        if self._remembers and self._complete and self.answer.strip():
-            limit_s = _CANCELLED_S if is_cancelled else _REMEMBER_S
-            with anyio.move_on_after(limit_s, shield=True) as scope:
-                await self._remember()
-            if scope.cancelled_caught:
-                _log.warning("the exchange was not remembered: storing it took longer than %g s", limit_s)
-        if self.added and self._infer == "now":
+        cancelled = anyio.get_cancelled_exc_class()
+        remembering = _Remembering()  # begun before the first wait: each may be where the caller is cancelled
+        self._begin(remembering)
+        try:
+            if kind and issubclass(kind, cancelled):
+                remembering.hurry()
+            await self._stack.aclose()
+            await remembering.done.wait()
+        except cancelled:
+            remembering.hurry()
+            with anyio.CancelScope(shield=True):
+                await remembering.done.wait()
+            raise
+        if self.added and self._infer == "now" and kind is None:
             self.added = await self._memory.settled(self.added)
 
     async def text(self) -> AsyncIterator[str]:
@@ -101,13 +118,28 @@ class MemoryChat:
         """The answer as far as it has come."""
         return "".join(self._answer)
 
-    def _prompt(self) -> list[dict[str, str]]:
-        messages = [{"role": m.role, "content": m.content} for m in self._messages]
-        if self.memories:
-            messages.insert(0, {"role": "system", "content": memory_block(self.memories)})
-        return messages
+    def _begin(self, remembering: _Remembering) -> None:
+        if not (self._remembers and self._complete and self.answer.strip()):
+            remembering.done.set()
+            return
+        try:
+            self._start(partial(self._remember, remembering))
+        except StoreClosed as exc:
+            remembering.done.set()
+            self._failed(exc)
 
-    async def _remember(self) -> None:
+    async def _remember(self, remembering: _Remembering) -> None:
+        try:
+            with remembering.limit:
+                await self._add()
+            if remembering.limit.cancelled_caught:
+                self._failed(StoreError(f"storing it took longer than {remembering.limit_s:g} s"))
+        except Exception as exc:  # noqa: BLE001 - the answer was given; the task is the memory's, which goes on
+            self._failed(exc)
+        finally:
+            remembering.done.set()
+
+    async def _add(self) -> None:
         answer = Message(role="assistant", content=self.answer, timestamp=datetime.now(UTC))
         self.added = await self._memory.add(
             [self._messages[-1], answer],
@@ -115,3 +147,22 @@ class MemoryChat:
             infer="background" if self._infer else False,
             **self._ids,
         )
+
+    def _failed(self, exc: Exception) -> None:
+        self.error = exc
+        _log.warning("an exchange was not remembered: %s", exc)
+
+
+class _Remembering:
+    """How long the remembering may take, and whether it is done. It ends by its limit alone."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.limit_s = _REMEMBER_S
+        self.limit = anyio.CancelScope(deadline=anyio.current_time() + _REMEMBER_S, shield=True)
+
+    def hurry(self) -> None:
+        """Let it end soon: somebody who was cancelled waits."""
+        if self.limit_s > _CANCELLED_S:
+            self.limit_s = _CANCELLED_S
+            self.limit.deadline = min(self.limit.deadline, anyio.current_time() + _CANCELLED_S)

@@ -10,15 +10,22 @@ from ollama_async_mem.records import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from datetime import datetime
 
     from ollama_async_mem.records import MemoryRecord
 
-__all__ = ["line", "memory_block", "pack", "tokens"]
+__all__ = ["LEAST_SCORE", "line", "memory_block", "pack", "tokens"]
+
+LEAST_SCORE = 0.08
+"""What scores less is left out of a prompt. Of the 50 best hits to requests that have nothing to do with a conversation
+of LoCoMo none to ten score more, and the answers to its questions lose nothing. In a memory of a few lines a line that
+fits may have little more."""
 
 _BYTES_PER_TOKEN = 4
-_TAG = re.compile(r"</?\s*memories\s*>", re.IGNORECASE)
+_NO_TAGS = str.maketrans("<>\ufe64\ufe65\uff1c\uff1e", "\u2039\u203a" * 3)
 _YEAR = re.compile(r"\d{4}")
 _LONGEST_LINE = 600
+_MOST_READ = 4_000  # characters of a text: to split all of a long one would stall the loop
 _MOST_DATES = 4
 
 
@@ -30,13 +37,19 @@ def tokens(text: str) -> int:
 def line(memory: MemoryRecord) -> str:
     """Write a memory as one line: `[8 May 2023] Anna: I met Bob yesterday (yesterday = 7 May 2023)`.
 
-    What is meant by words such as "yesterday" is noted behind. A long text is cut.
+    What is meant by words such as "yesterday" is noted behind. A long text is cut, and angle brackets become others, so
+    that no tag can be formed.
     """
-    text = _TAG.sub("", " ".join(memory.text.split()))
+    text = _plain(memory.text)
     if len(text) > _LONGEST_LINE:
         text = text[: _LONGEST_LINE - 4] + " ..."
-    who = f"{_TAG.sub('', ' '.join(memory.who.split()))}: " if isinstance(memory, Turn) else ""
+    who = f"{_plain(memory.who)}: " if isinstance(memory, Turn) else ""
     return f"[{day_name(memory.at.date())}] {who}{text}{_meant(memory, text)}"
+
+
+def _plain(text: str) -> str:
+    """The beginning of a text on one line, without what could be taken for a tag."""
+    return " ".join(text[:_MOST_READ].split()).translate(_NO_TAGS)
 
 
 def _meant(memory: MemoryRecord, text: str) -> str:
@@ -51,17 +64,17 @@ def pack(memories: Iterable[MemoryRecord], *, max_tokens: int, known: Collection
 
     What is `known`, texts that the prompt has already, is left out.
     """
-    seen = {" ".join(text.split()) for text in known}
-    taken: list[MemoryRecord] = []
+    seen = {_plain(text) for text in known}
+    taken: list[tuple[datetime, str, str]] = []
     left = max_tokens
     for memory in memories:
-        plain = " ".join(memory.text.split())
-        cost = tokens(line(memory)) + 1
+        plain, written = _plain(memory.text), line(memory)
+        cost = tokens(written) + 1
         if cost <= left and plain not in seen:
             seen.add(plain)
-            taken.append(memory)
+            taken.append((memory.at, memory.id, written))
             left -= cost
-    return "\n".join(line(memory) for memory in sorted(taken, key=lambda m: (m.at, m.id)))
+    return "\n".join(written for *_, written in sorted(taken))
 
 
 def memory_block(lines: str) -> str:

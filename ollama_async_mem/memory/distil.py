@@ -15,7 +15,7 @@ import msgspec
 
 from ollama_async_mem.errors import ExtractionFailed, ModelOutputError
 from ollama_async_mem.filters import AllOf, Compare, Field
-from ollama_async_mem.memory.extract import Extraction, Verdicts, portions, read_facts, read_verdicts
+from ollama_async_mem.memory.extract import Extraction, Verdicts, left_out, portions, read_facts, read_verdicts
 from ollama_async_mem.memory.ground import Grounded, Rejected, ground
 from ollama_async_mem.memory.procedures import PROCEDURE
 from ollama_async_mem.memory.prompts import extraction_messages, repair_messages, verdict_messages
@@ -70,7 +70,7 @@ class Distiller:
         turns = await self._turns(jobs)
         earlier = await self._earlier(turns)
         grounded: list[Grounded] = []
-        rejected: list[Rejected] = []
+        rejected = [Rejected("too long", turn) for turn in left_out(turns)]
         repaired = 0
         for portion in portions(turns):
             statements, was_repaired = await self._ask(portion, earlier, jobs[0].prompt or self._instructions)

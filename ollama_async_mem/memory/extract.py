@@ -29,6 +29,7 @@ __all__ = [
     "Statement",
     "Verdict",
     "Verdicts",
+    "left_out",
     "portions",
     "read_facts",
     "read_verdicts",
@@ -82,7 +83,8 @@ class Verdicts(msgspec.Struct, frozen=True):
 def portions(turns: Sequence[Turn], limit: int = PORTION_TOKENS) -> list[list[Turn]]:
     """Cut turns into runs short enough for one request each.
 
-    A turn that is longer than a request is cut into pieces between words, and what comes after the twelfth is left out.
+    A turn that is longer than a request is cut into pieces between words, and what comes after the twelfth is left out;
+    `left_out` tells of which turns.
     """
     parts: list[list[Turn]] = []
     size = limit + 1
@@ -94,6 +96,11 @@ def portions(turns: Sequence[Turn], limit: int = PORTION_TOKENS) -> list[list[Tu
             size = cost
         parts[-1].append(piece)
     return parts
+
+
+def left_out(turns: Sequence[Turn], limit: int = PORTION_TOKENS) -> list[Turn]:
+    """List the turns that are too long for their end to be in any of the `portions`."""
+    return [turn for turn in turns if sum(len(piece.text) for piece in _pieces(turn, limit)) < len(turn.text)]
 
 
 def _pieces(turn: Turn, limit: int) -> list[Turn]:

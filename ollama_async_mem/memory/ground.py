@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
 from ollama_async_mem.memory.dates import find_dates
 from ollama_async_mem.memory.dates.words import listed
-from ollama_async_mem.memory.sentences import clauses_of, touched
+from ollama_async_mem.memory.sentences import clauses_of, parts_of, touched
 from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, plain, stem, words
 from ollama_async_mem.records import DateRange, Turn  # noqa: TC001 - msgspec resolves annotations
 
@@ -29,7 +30,7 @@ __all__ = ["Grounded", "Reason", "Rejected", "ground"]
 
 Reason: TypeAlias = Literal[
     "blank", "long", "quote", "role", "order", "question", "supposition", "subject", "negation", "number", "date",
-    "name", "words", "double", "too many",
+    "name", "words", "double", "too many", "too long",
 ]  # fmt: skip
 
 _LONGEST_TEXT = 400
@@ -67,6 +68,13 @@ _HEDGED = re.compile(
     r"feel\w*|appreciat\w*|encourag\w*|look\w* forward|like\w*|ask\w*|invit\w*|offer\w*|open to|eager|excite\w*)\b|"
     r"如果|要是|也许|可能|假如"
 )
+_UNDOING = re.compile(
+    r"\b(?:almost|nearly|fail\w*|unsuccess\w*|tri(?:ed|es)|attempt\w*|declin\w*|refus\w*|reject\w*|turn\w* down|"
+    r"cancel\w*|afraid|scared|fear\w*|anxi\w*|terrified|apart|ex|former\w*|divorced|sold|lost|los(?:es?|ing|s))\b"
+)
+_HAVING = re.compile(r"\b(?:has|have|owns?|drives?|keeps?|works?)\b")
+_EITHER_WAY = re.compile(r"\bby\b|^\S+ (?:and|or)\b")
+_FRONTED = re.compile(r"\s*(?:in|at|on|during|from|for|with|after|before|near)\b")
 _LIGHT = LIKES | frozenset(
     stem(word)
     for word in listed(
@@ -194,11 +202,19 @@ def _has_wrong_subject(text: str, source: _Source, people: set[str]) -> bool:
     subject = _leading(text, people) or _named(text, source)
     if turn.role in _TOOLS or (turn.role != "user" and not turn.speaker):  # no person: of itself it tells at most
         return subject is None or plain(subject) != plain(turn.role)
-    if subject is None or plain(subject) == plain(turn.who):
+    if subject is None:
         return False
+    clauses = clauses_of(source.said)
+    if plain(subject) == plain(turn.who):
+        about = [c for c in clauses if c.another is not None and stem(c.another) not in content(text)]
+        return not _is_owner(subject, text) and _is_drawn_from(text, about, clauses, source)
     if subject in _ROLES and subject not in people:  # where people have names
         return True
-    clauses = clauses_of(source.said)
+    return _is_swapped(subject, text, clauses, source) or _is_elsewhere(subject, text, clauses, source)
+
+
+def _is_elsewhere(subject: str, text: str, clauses: Sequence[Clause], source: _Source) -> bool:
+    """Whether a statement is drawn from what speaks neither of its subject nor of some you, he or she."""
     elsewhere = [c for c in clauses if plain(subject) not in plain(c.text) and not _ANOTHER.search(plain(c.text))]
     return _is_drawn_from(text, elsewhere, clauses, source)
 
@@ -216,6 +232,23 @@ def _named(text: str, source: _Source) -> str | None:
     return first if text[:1].isupper() and first in names(source.said) and first == stem(words(text)[0]) else None
 
 
+def _is_owner(subject: str, text: str) -> bool:
+    """Whether a statement is about something or somebody of its subject: "Mia's brother"."""
+    return bool(re.match(rf"(?:the )?{re.escape(normal(subject))}{_POSSESSIVE.pattern}", normal(text)))
+
+
+def _is_swapped(subject: str, text: str, clauses: Sequence[Clause], source: _Source) -> bool:
+    """Whether a name was only said before the subject and now comes after it: "Ann loves Bob" as "Bob loves Ann"."""
+    if _is_owner(subject, text) or _EITHER_WAY.search(text):
+        return False
+    first = next(iter(content(subject)), "")
+    told = [content(clause.text) for clause in clauses if not _FRONTED.match(clause.text)]
+    said = [stems for stems in told if first in stems]
+    after = {word for stems in said for word in stems[stems.index(first) :]}
+    before = {word for stems in said for word in stems} - after
+    return not before.isdisjoint(names(_undated(text, find_dates(text, source.turn.at))))
+
+
 def _misreading(text: str, source: _Source) -> Reason | None:
     """Whether something is stated that was only asked or supposed, or was denied, or is denied and was not."""
     clauses = clauses_of(source.said)
@@ -223,22 +256,45 @@ def _misreading(text: str, source: _Source) -> Reason | None:
         return "question"
     if not _HEDGED.search(plain(text)) and _is_drawn_from(text, [c for c in clauses if c.is_supposed], clauses, source):
         return "supposition"
-    denied = [c for c in clauses if c.is_denied]
+    if _is_undone(text, parts_of(clauses), source):
+        return "negation"
+    return "negation" if _is_opposite(text, clauses, source) else None
+
+
+def _is_opposite(text: str, clauses: Sequence[Clause], source: _Source) -> bool:
+    """Whether a statement says yes to what was denied, or no to what was not."""
+    is_over = is_negated(text) and not _UNDOING.search(plain(text))  # what was sold is had no more
+    denied = [c for c in clauses if c.is_denied or (is_over and (c.is_undone or c.is_gone))]
     if not content(source.said):  # without words of its own it is an answer: yes or no
-        return None if is_negated(text) == bool(denied) else "negation"
-    if is_negated(text):
-        stated = [c for c in clauses if not c.is_denied]
-        return "negation" if not denied or _is_drawn_from(text, stated, clauses, source) else None
-    return "negation" if _is_drawn_from(text, denied, clauses, source) else None
+        return is_negated(text) != bool(denied)
+    own = clauses_of(text)
+    yes, no = (" ".join(c.text for c in own if c.is_denied is is_no) for is_no in (False, True))
+    stated = [c for c in clauses if c not in denied]
+    is_new = bool(no) and (not denied or _is_drawn_from(no, stated, clauses, source))
+    return is_new or _is_drawn_from(yes, denied, clauses, source)
+
+
+def _is_undone(text: str, parts: Sequence[Clause], source: _Source) -> bool:
+    """Whether something is stated that was nearly done, declined or lost, and the statement does not say so."""
+    flat = plain(text)
+    if is_negated(text) or _UNDOING.search(flat):
+        return False
+    is_had = bool(_HAVING.search(flat))
+    return _is_drawn_from(text, [c for c in parts if c.is_undone or (is_had and c.is_gone)], parts, source)
 
 
 def _is_drawn_from(text: str, some: Sequence[Clause], clauses: Sequence[Clause], source: _Source) -> bool:
     """Whether half of the statement's telling words, or more, are in some of the clauses and not in the others."""
-    ones = {word for clause in some for word in content(clause.text)}
-    others = {word for clause in clauses if clause not in some for word in content(clause.text)}
-    own = set(content(text)) - set(content(source.turn.who))
+    ones = {word for clause in some for word in _telling(clause.text)}
+    others = {word for clause in clauses if clause not in some for word in _telling(clause.text)}
+    own = set(_telling(text)) - set(content(source.turn.who))
     telling = ((own - _GENERIC) & (ones | others)) or (own & (ones | others))
     return bool(ones) and len(telling & (ones - others)) >= _MISREAD * max(1, len(telling))
+
+
+@lru_cache(maxsize=4096)
+def _telling(text: str) -> frozenset[str]:
+    return frozenset({*content(text), *numbers(text)})
 
 
 def _invention(text: str, source: _Source) -> Reason | None:
@@ -246,11 +302,9 @@ def _invention(text: str, source: _Source) -> Reason | None:
     dates = find_dates(text, source.turn.at)
     if not all(_is_dated(found, source) for found in dates):
         return "date"
-    bare = text
-    for found in reversed(dates):
-        bare = bare[: found.position[0]] + " " + bare[found.position[1] :]
+    bare = _undated(text, dates)
     said = " ".join((source.turn.text, source.turn.who, *(f"{t.who} {t.text}" for t in source.around)))
-    if numbers(bare) - numbers(said):
+    if numbers(bare) - numbers(said) or _is_miscounted(bare, source.turn.text):
         return "number"
     heard = _stems(said)
     if any(not _is_heard(name, heard, said) for name in names(bare)):
@@ -258,6 +312,27 @@ def _invention(text: str, source: _Source) -> Reason | None:
     telling = [word for word in content(bare) if word not in _LIGHT]
     covered = sum(_is_heard(word, heard, said) for word in telling)
     return None if covered >= _MIN_COVERED * len(telling) else "words"
+
+
+def _undated(text: str, dates: Sequence[DateRange]) -> str:
+    for found in reversed(dates):
+        text = text[: found.position[0]] + " " + text[found.position[1] :]
+    return text
+
+
+def _is_miscounted(text: str, said: str) -> bool:
+    """Whether another number was said of the same: "2 dogs and 3 cats" are no 3 dogs."""
+    was = _counts(said)
+    return any(noun in was and not found <= was[noun] for noun, found in _counts(text).items())
+
+
+def _counts(text: str) -> dict[str, set[str]]:
+    """The numbers right before each word."""
+    found: dict[str, set[str]] = {}
+    for number, noun in pairwise(words(text)):
+        if number[0].isdigit() and content(noun):
+            found.setdefault(stem(noun), set()).add(number)
+    return found
 
 
 @lru_cache(maxsize=256)

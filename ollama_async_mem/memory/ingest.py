@@ -122,8 +122,9 @@ class Ingest:
             raise StoreClosed("the memory was closed; what was queued goes on when it is opened again")
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled. What was put off before is tried at once, for what it waited for may be back."""
         try:
+            await self._hasten()
             async with anyio.create_task_group() as tasks:
                 while True:
                     await self._claim(tasks)
@@ -131,6 +132,12 @@ class Ingest:
         finally:
             self._ended = True
             self._change()
+
+    async def _hasten(self) -> None:
+        try:
+            await self._store.revive_jobs(dead=False)
+        except StoreError as exc:
+            _log.warning("jobs that were put off stay so until their time: %s", exc)
 
     @property
     def _is_due(self) -> bool:
@@ -272,6 +279,8 @@ class Ingest:
             self._count(jobs, found)
             for event in _events(jobs, found):
                 self._tell(event)
+        else:  # one of the turns was changed meanwhile, say; whatever claim still stands need not wait for its end
+            await self._give_back(jobs)
 
     def _count(self, jobs: Sequence[Job], found: Findings) -> None:
         self._counts.update(
@@ -302,9 +311,9 @@ def _events(jobs: Sequence[Job], found: Findings) -> Iterator[MemoryEvent]:
         yield FactRejected(rejected.reason, jobs[0].scope, (rejected.turn.id,) if rejected.turn else ())
     yield from map(FactAdded, found.plan.added)
     for again in found.plan.reinforced:
-        yield FactReinforced(again.fact_id, again.turn_ids)
+        yield FactReinforced(again.fact_id, jobs[0].scope, again.turn_ids)
     for ended in found.plan.superseded:
-        yield FactSuperseded(ended.fact_id, ended.by, ended.valid_to)
+        yield FactSuperseded(ended.fact_id, jobs[0].scope, ended.by, ended.valid_to)
     for job in jobs:
         new = sum(not set(job.turn_ids).isdisjoint(fact.turn_ids) for fact in found.plan.added)
         yield JobDone(job.id, job.scope, new)

@@ -1,4 +1,4 @@
-"""`MemoryKeeper`: what is stored, to look at, change, and destroy. Nothing here asks a language model."""
+"""`MemoryKeeper`: what is stored, to find, look at, change, and destroy. Nothing here asks a language model."""
 
 from __future__ import annotations
 
@@ -13,24 +13,30 @@ from ollama_async_mem.memory.checks import (
     require_count,
     require_limit,
     require_metadata,
+    require_query,
     require_scope,
+    require_score,
     require_sort,
+    require_tokens,
     selected,
 )
+from ollama_async_mem.memory.context import LEAST_SCORE, pack
 from ollama_async_mem.memory.feed import EventStream, Feed
 from ollama_async_mem.memory.intake import Intake, embedded_text
 from ollama_async_mem.memory.messages import dates_in
+from ollama_async_mem.memory.searching import Asked, Finder
 from ollama_async_mem.memory.texts import clean
 from ollama_async_mem.records import Change, MemoryRecord, Page, Scope, Selection, Turn
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from ollama_async_mem.counts import Counts, ScopeCounts
+    from ollama_async_mem.memory.rank import RankingWeights
     from ollama_async_mem.ports import Embedder, MemoryStore
-    from ollama_async_mem.records import Event, Kind, Sort
+    from ollama_async_mem.records import Event, Kind, SearchResult, Sort
 
 __all__ = ["MemoryKeeper"]
 
@@ -42,10 +48,15 @@ _MOST_HELD = 1_000_000
 class MemoryKeeper:
     """Memories in a store. Every method may raise `StoreError`; where it needs a scope, `ConfigError` without an id."""
 
-    def __init__(self, store: MemoryStore, embedder: Embedder, *, window: timedelta) -> None:
+    def __init__(
+        self, store: MemoryStore, embedder: Embedder, *, window: timedelta, weights: RankingWeights, extracts: bool
+    ) -> None:
         self.store = store
+        self._extracts = extracts
+        self._wake: Callable[[], None] = lambda: None  # says that a job is due, to whoever works them off here
         self._embedder = embedder
         self._intake = Intake(store, embedder, window=window)
+        self._finder = Finder(store, embedder, weights)
         self._feed = Feed()
         self._is_open = False
 
@@ -56,6 +67,82 @@ class MemoryKeeper:
             RecordNotFound: there is none with this id.
         """
         return await self.store.get(memory_id)
+
+    async def search(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        limit: int = 10,
+        filters: Mapping[str, Any] | None = None,
+        kinds: Sequence[Kind] = _ALL,
+        as_of: datetime | str | None = None,
+        min_score: float | None = None,
+        explain: bool = False,
+    ) -> SearchResult:
+        """Find the memories that fit a query, best first, each with a score from 0 to 1.
+
+        Ids that are given must match. When the query cannot be embedded, the hits are those of the keyword
+        index and `degraded` says `("dense",)`.
+
+        Args:
+            query: a question, or words.
+            user_id: whose memory is searched; this, `agent_id` or `run_id` is needed.
+            agent_id: which agent's.
+            run_id: which conversation's.
+            limit: most hits.
+            filters: conditions on metadata and fields, such as `{"topic": "food", "at": {"gte": "2026-01-01"}}`.
+            kinds: "turn" for messages, "fact" for what was drawn from them.
+            as_of: search what was known and held at that time.
+            min_score: leave out what scores less; scores of different queries can be compared.
+            explain: say in `Hit.parts` what each component contributed.
+
+        Raises:
+            ConfigError: no id is given, the query is blank, or an argument is out of range.
+        """
+        scope = self._scope(user_id, agent_id, run_id)
+        asked = Asked(
+            text=require_query(query),
+            selection=selected(scope, kinds=kinds, filters=filters, as_of=as_of),
+            limit=require_limit(limit),
+            min_score=require_score(min_score),
+            explain=bool(explain),
+        )
+        return await self._finder.find(asked)
+
+    async def context(
+        self,
+        query: str,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        max_tokens: int = 800,
+        filters: Mapping[str, Any] | None = None,
+        as_of: datetime | str | None = None,
+        known: Collection[str] = (),
+        min_score: float = LEAST_SCORE,
+    ) -> str:
+        """Write down what fits a query as dated lines for a prompt, oldest first, within `max_tokens`.
+
+        What words such as "yesterday" mean is noted. Texts that are `known`, for the prompt has them already, are left
+        out, and so is what scores less than `min_score`: by default what has plainly nothing to do with the query. 0
+        fills the budget with whatever there is. Other arguments are as of `search`.
+        """
+        budget = require_tokens(max_tokens)
+        found = await self.search(
+            query,
+            user_id=user_id,
+            agent_id=agent_id,
+            run_id=run_id,
+            limit=50,
+            filters=filters,
+            as_of=as_of,
+            min_score=min_score,
+        )
+        return pack((hit.memory for hit in found), max_tokens=budget, known=known)
 
     async def list(
         self,
@@ -93,7 +180,8 @@ class MemoryKeeper:
     ) -> MemoryRecord:
         """Change a memory, and note the change in its history; returns it as it is now.
 
-        What is not given stays. Metadata is merged key by key, where None removes a key.
+        What is not given stays. Metadata is merged key by key, where None removes a key. With a new text of a message
+        the facts go that no other message tells, and where this memory has a chat model they are drawn anew behind.
 
         Raises:
             RecordNotFound: there is none with this id.
@@ -112,13 +200,16 @@ class MemoryKeeper:
     async def delete(self, memory_id: str, *, actor: str | None = None, cause: str | None = None) -> None:
         """Destroy a memory, its vector, its index entries and the texts of its history.
 
+        With a message go the facts that no other message tells.
+
         Raises:
             RecordNotFound: there is none with this id.
         """
         self._require_open()
+        scope = (await self.store.get(memory_id)).scope
         await self.store.delete(memory_id, actor=actor, cause=cause)
         self._intake.recent.forget([memory_id])
-        self._feed.publish(MemoryDeleted(memory_id))
+        self._feed.publish(MemoryDeleted(memory_id, scope))
 
     async def delete_all(
         self,
@@ -141,6 +232,13 @@ class MemoryKeeper:
         """Destroy all memories of everyone; returns how many there were. The store stays bound to its embedder."""
         self._require_open()
         return await self._destroy(_EVERYTHING, actor=None, cause="reset")
+
+    async def retry_extraction(self) -> int:
+        """Let extraction try at once what it gave up, or put off as the model was away; returns how many jobs."""
+        self._require_open()
+        count = await self.store.revive_jobs()
+        self._wake()
+        return count
 
     async def history(self, memory_id: str) -> builtins.list[Event]:
         """Return what happened to a memory, oldest first: added, updated, reinforced, superseded, deleted.
@@ -188,9 +286,17 @@ class MemoryKeeper:
         new = msgspec.structs.replace(memory, text=change.text)
         [vector] = await self._embedder.embed_documents([embedded_text(new) if isinstance(new, Turn) else new.text])
         change = msgspec.structs.replace(change, dates=dates_in(new.text, memory.at))
-        return await self.store.update(
-            memory_id, change, vector=vector, model=self._embedder.model, actor=actor, cause=cause
+        changed = await self.store.update(
+            memory_id,
+            change,
+            vector=vector,
+            model=self._embedder.model,
+            extract=self._extracts,
+            actor=actor,
+            cause=cause,
         )
+        self._wake()
+        return changed
 
     async def _destroy(self, selection: Selection, *, actor: str | None, cause: str | None) -> int:
         count = await self.store.delete_all(selection, actor=actor, cause=cause)

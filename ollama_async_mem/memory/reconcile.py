@@ -16,7 +16,8 @@ import msgspec
 from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.keys import Key, bare, key_of
 from ollama_async_mem.memory.places import is_country
-from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, stem
+from ollama_async_mem.memory.sentences import RELATION
+from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, plain, stem
 from ollama_async_mem.records import Candidate, Fact, Reinforcement, Supersession
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ _MIN_SHARED = 0.5
 _CORRECTING = re.compile(
     r"\b(?:actually|i meant|i mean|correction|sorry|changed (?:my|our) minds?|not any ?more|no longer|instead)\b"
 )
+_CHANGING = re.compile(
+    r"\b(?:now|nowadays|currently|recently|just|new|mov\w+|relocat\w+|switch\w+|chang\w+|start\w*|turn\w*|bec[ao]me|got|"
+    r"quit|since|any ?more|no longer|not|instead|actually|meanwhile|these days|sorry|correction)\b"
+)
+"""What tells that the same person is told of, of whom something else was true before."""
 _ADDING = re.compile(r"\b(?:also|too|as well|another|both|besides)\b")
 _ABOUT_KEYS = frozenset(
     stem(word)
@@ -47,6 +53,9 @@ _ABOUT_KEYS = frozenset(
 _MOVED = frozenset(map(stem, ("move", "relocate")))
 _NAMED = frozenset({"home", "work", "school"})
 _OWNED = frozenset({"have", "own"})
+_NO_NAMES = frozenset({"user", "assistant", "the"})
+_BESIDES = frozenset({"friend", "besti"})
+"""What somebody may be to one beside something else."""
 _UNSAID = re.compile(r"\b(?:will|would|could|should)\b|'(?:ll|d)\b")
 """What sets a plan apart from a deed, and is none of the words that are compared."""
 
@@ -132,7 +141,7 @@ class _Desk:
                 self._open.append((other, fact))
 
     def _relation(self, known: Fact, fact: Fact, score: float) -> Relation:
-        found = _relation(_gist(known.text, known.at), _gist(fact.text, fact.at), fact, score)
+        found = _relation(known, fact, score)
         if found != "open":
             return found
         match self._verdicts.get((known.id, fact.id)):
@@ -195,15 +204,60 @@ def _gist(text: str, at: datetime) -> _Gist:
     )
 
 
-def _relation(known: _Gist, new: _Gist, fact: Fact, score: float) -> Relation:
+def _relation(old: Fact, fact: Fact, score: float) -> Relation:
     """How a new fact stands to a known one, as far as rules tell."""
+    if _are_namesakes(old, fact):
+        return "none"
+    known, new = _gist(old.text, old.at), _gist(fact.text, fact.at)
     if known.words == new.words and known.numbers == new.numbers and _in_order(known, new):
         if known.is_denied != new.is_denied:
             return "conflict"
         if new.days <= known.days and new.key == known.key and new.is_planned == known.is_planned:
             return "same"
     found = _by_keys(known, new)
-    return _by_words(known, new, fact, score) if found == "open" else found
+    if found == "open":
+        return _by_words(known, new, fact, score)
+    is_end = any(gist.key and gist.key.ends for gist in (known, new))  # who leaves Acme is who worked there
+    return "open" if found == "conflict" and not is_end and _may_be_namesakes(old, fact) else found
+
+
+def _are_namesakes(known: Fact, fact: Fact) -> bool:
+    """Whether two people have one name: the sister Ann and the boss Ann."""
+    name = _told_of(known)
+    if not name or name != _told_of(fact):
+        return False
+    one, other = _whose(known, name), _whose(fact, name)
+    return bool(one and other) and one != other
+
+
+def _may_be_namesakes(known: Fact, fact: Fact) -> bool:
+    """Whether others speak of a name, and nothing in the later words tells that it became otherwise."""
+    later = max(known, fact, key=lambda f: f.at)
+    return bool(_told_of(known) and _told_of(fact)) and not _CHANGING.search(normal(f"{later.text} {later.quote}"))
+
+
+def _told_of(fact: Fact) -> str:
+    """The name that a statement begins with, where the speaker spoke of it; of oneself one says "I"."""
+    return _spoken_name(fact.text, fact.quote)
+
+
+@lru_cache(maxsize=4096)
+def _spoken_name(text: str, quote: str) -> str:
+    first = text.split(maxsplit=1)[0] if text.strip() else ""
+    name = plain(first)
+    if not (first.isalpha() and first.istitle()) or name in _NO_NAMES:
+        return ""
+    said = f" {plain(quote)} "
+    is_speaker = re.search(rf" (?:im|i am|me|name is|this is) {name} ", said)
+    return name if f" {name} " in said and not is_speaker else ""
+
+
+def _whose(fact: Fact, name: str) -> str | None:
+    """What somebody is to the speaker, as far as the quote tells: "my sister Ann", "Ann is my sister"."""
+    mine = rf"\b(?:my|our) (?:\w+ )?({RELATION})"
+    said = re.search(rf"{mine} {name}\b|\b{name} (?:is )?{mine}\b", plain(fact.quote))
+    relation = stem(said[1] or said[2]) if said else None
+    return None if relation in _BESIDES else relation
 
 
 def _by_words(known: _Gist, new: _Gist, fact: Fact, score: float) -> Relation:

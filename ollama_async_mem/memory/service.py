@@ -5,7 +5,6 @@ It owns the extraction that runs behind the adds, and knows its parts only as po
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,37 +22,33 @@ from ollama_async_mem.memory.checks import (
     Infer,
     as_time,
     require_infer,
-    require_limit,
     require_metadata,
-    require_query,
     require_score,
     require_text,
     require_tokens,
-    selected,
 )
-from ollama_async_mem.memory.context import LEAST_SCORE, pack
+from ollama_async_mem.memory.context import LEAST_SCORE
 from ollama_async_mem.memory.conversation import as_prompt
 from ollama_async_mem.memory.keeping import MemoryKeeper
 from ollama_async_mem.memory.messages import are_long, as_messages, as_turns, timed
 from ollama_async_mem.memory.procedures import told, write_down
 from ollama_async_mem.memory.rank import DEFAULT, RankingWeights
-from ollama_async_mem.memory.searching import Asked, Finder
+from ollama_async_mem.memory.tasks import this_task
 from ollama_async_mem.memory.upkeep import purge
 from ollama_async_mem.memory.vision import described
-from ollama_async_mem.records import AddResult, SearchResult
+from ollama_async_mem.records import AddResult
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    import asyncio
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.memory.ingest import Ingest
     from ollama_async_mem.memory.messages import MessageInput
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
-    from ollama_async_mem.records import Fact, Kind, Turn
+    from ollama_async_mem.records import Fact, Turn
 
 __all__ = ["MemoryService"]
-
-_ALL: tuple[Kind, ...] = ("turn", "fact")
 
 
 class MemoryService(MemoryKeeper):
@@ -90,11 +85,10 @@ class MemoryService(MemoryKeeper):
         weights: RankingWeights = DEFAULT,
         resources: Sequence[AbstractAsyncContextManager[Any]] = (),
     ) -> None:
-        super().__init__(store, embedder, window=same_within)
+        super().__init__(store, embedder, window=same_within, weights=weights, extracts=llm is not None)
         self._resources = resources
         self._llm = llm
         self._vision = vision
-        self._finder = Finder(store, embedder, weights)
         self._ingest: Ingest | None = None
         if llm and extract_here:
             from ollama_async_mem.memory.ingest import Ingest  # noqa: PLC0415 - its patterns take a while to compile
@@ -108,13 +102,14 @@ class MemoryService(MemoryKeeper):
                 idle_s=idle_s,
                 concurrency=concurrency,
             )
+            self._wake = self._ingest.wake
         self._opener: asyncio.Task[Any] | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         if self._opener:
             raise ConfigError("a memory is opened once: make a new one")
-        self._opener = _this_task()
+        self._opener = this_task()
         async with AsyncExitStack() as stack:  # what is open already is closed when a later step fails
             for resource in (*self._resources, self.store, self._embedder):
                 await stack.enter_async_context(resource)
@@ -124,8 +119,7 @@ class MemoryService(MemoryKeeper):
             tasks.start_soon(purge, self.store, self._feed.publish)
             if self._ingest:
                 tasks.start_soon(self._ingest.run)
-            stack.callback(self._feed.end)
-            stack.callback(self._shut)
+            stack.callback(self._end)
             self._chats = await stack.enter_async_context(anyio.create_task_group())  # what they store is waited for
             self._stack = stack.pop_all()
         self._is_open = True
@@ -140,7 +134,7 @@ class MemoryService(MemoryKeeper):
         Raises:
             ConfigError: another task than the one that opened the memory calls it; the memory stays open.
         """
-        if self._is_open and _this_task() is not self._opener:
+        if self._is_open and this_task() is not self._opener:
             raise ConfigError("a memory is closed by the task that opened it: let one task hold its 'async with'")
         await self._stack.aclose()
 
@@ -236,74 +230,6 @@ class MemoryService(MemoryKeeper):
         self._feed.publish(FactAdded(fact))
         return fact
 
-    async def search(
-        self,
-        query: str,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        limit: int = 10,
-        filters: Mapping[str, Any] | None = None,
-        kinds: Sequence[Kind] = _ALL,
-        as_of: datetime | str | None = None,
-        min_score: float | None = None,
-        explain: bool = False,
-    ) -> SearchResult:
-        """Find the memories that fit a query, best first, each with a score from 0 to 1.
-
-        Ids that are given must match. When the query cannot be embedded, the hits are those of the keyword
-        index and `degraded` says `("dense",)`.
-
-        Args:
-            query: a question, or words.
-            user_id: whose memory is searched; this, `agent_id` or `run_id` is needed.
-            agent_id: which agent's.
-            run_id: which conversation's.
-            limit: most hits.
-            filters: conditions on metadata and fields, such as `{"topic": "food", "at": {"gte": "2026-01-01"}}`.
-            kinds: "turn" for messages, "fact" for what was drawn from them.
-            as_of: search what was known and held at that time.
-            min_score: leave out what scores less; scores of different queries can be compared.
-            explain: say in `Hit.parts` what each component contributed.
-
-        Raises:
-            ConfigError: no id is given, the query is blank, or an argument is out of range.
-        """
-        scope = self._scope(user_id, agent_id, run_id)
-        asked = Asked(
-            text=require_query(query),
-            selection=selected(scope, kinds=kinds, filters=filters, as_of=as_of),
-            limit=require_limit(limit),
-            min_score=require_score(min_score),
-            explain=bool(explain),
-        )
-        return await self._finder.find(asked)
-
-    async def context(
-        self,
-        query: str,
-        *,
-        user_id: str | None = None,
-        agent_id: str | None = None,
-        run_id: str | None = None,
-        max_tokens: int = 800,
-        filters: Mapping[str, Any] | None = None,
-        as_of: datetime | str | None = None,
-        known: Collection[str] = (),
-        min_score: float = LEAST_SCORE,
-    ) -> str:
-        """Write down what fits a query as dated lines for a prompt, oldest first, within `max_tokens`.
-
-        What words such as "yesterday" mean is noted. Texts that are `known`, for the prompt has them already, are left
-        out, and so is what scores less than `min_score`: by default what has plainly nothing to do with the query. 0
-        fills the budget with whatever there is. Other arguments are as of `search`.
-        """
-        budget = require_tokens(max_tokens)
-        asked = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id, "filters": filters, "as_of": as_of}
-        found = await self.search(query, limit=50, min_score=min_score, **asked)
-        return pack((hit.memory for hit in found), max_tokens=budget, known=known)
-
     def chat(
         self,
         messages: str | Sequence[MessageInput],
@@ -377,13 +303,14 @@ class MemoryService(MemoryKeeper):
             return AddResult(added.turns, added.job_id, "done")
         return AddResult(added.turns, added.job_id, "failed" if status.state == "dead" else "waiting", status.error)
 
-    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
+    def _start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Let something be done that the memory waits for when it is closed."""
         self._require_open()
         self._chats.start_soon(work)
 
-    def _shut(self) -> None:
+    def _end(self) -> None:
         self._is_open = False
+        self._feed.end()
 
     def _require_llm(self) -> ChatModel:
         if self._llm is None:
@@ -412,10 +339,3 @@ class MemoryService(MemoryKeeper):
         if added.job_id and self._ingest:
             self._ingest.wake()
         return await self.settled(added) if infer == "now" else added
-
-
-def _this_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError as exc:
-        raise ConfigError("the memory runs on asyncio, not on trio or another event loop; the client does") from exc

@@ -1,4 +1,4 @@
-"""Running several things at once."""
+"""Running several things at once, and which task runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
+from ollama_async_mem.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-__all__ = ["to_the_end", "together"]
+__all__ = ["this_task", "to_the_end", "together"]
 
 T = TypeVar("T")
 
@@ -40,3 +42,15 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         task.exception()  # somebody has looked at it
         raise cancelled
     return task.result()
+
+
+def this_task() -> asyncio.Task[Any] | None:
+    """Return the task that runs.
+
+    Raises:
+        ConfigError: it is none of asyncio's.
+    """
+    try:
+        return asyncio.current_task()
+    except RuntimeError as exc:
+        raise ConfigError("the memory runs on asyncio; only the client runs on trio, too") from exc

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from ollama_async_mem.ports import ChatModel
     from ollama_async_mem.records import Message
 
-__all__ = ["described"]
+__all__ = ["REMOTE", "as_base64", "described"]
 
 _QUESTION = (
     "Describe this image in two or three plain sentences, for someone who will look for it later: "
     "who and what is on it, where it seems to be, and any text that can be read. Only the description."
 )
-_REMOTE = ("http://", "https://")
+REMOTE = ("http://", "https://")
 
 
 async def described(messages: Sequence[Message], vision: ChatModel | None) -> list[Message]:
@@ -45,15 +45,15 @@ async def _described(message: Message, vision: ChatModel | None) -> Message:
 
 
 async def _note(image: bytes | str, vision: ChatModel | None) -> str:
-    if isinstance(image, str) and image.startswith(_REMOTE):
+    if isinstance(image, str) and image.startswith(REMOTE):
         return f"[image: {image}]"
     if vision is None:
         return ""
-    asked: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION, "images": [_base64(image)]}]
+    asked: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION, "images": [as_base64(image)]}]
     return f"[image: {' '.join(str(await vision.generate(asked)).split())}]"
 
 
-def _base64(image: bytes | str) -> str:
+def as_base64(image: bytes | str) -> str:
     """An image as base64. A text that is none is refused: messages come from anybody, and may not name files."""
     if isinstance(image, bytes):
         return base64.b64encode(image).decode()

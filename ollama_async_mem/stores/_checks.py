@@ -1,4 +1,4 @@
-"""What every store checks of a call, and how it writes cursors. Pure."""
+"""What every store checks of a call, how it writes cursors, and why it destroys facts by itself. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_LIMIT = 1 << 53
+MESSAGES_DELETED = "its messages were deleted"
+MESSAGE_CHANGED = "its message was changed"
 
-__all__ = ["check", "check_around", "decode_cursor", "encode_cursor", "require_space"]
+__all__ = [
+    "MESSAGES_DELETED",
+    "MESSAGE_CHANGED",
+    "check",
+    "check_around",
+    "decode_cursor",
+    "encode_cursor",
+    "require_space",
+]
 
 
 def check(kinds: Sequence[Kind], limit: int = 1, sort: Sort = "-at") -> None:

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ollama_async_mem.errors import StoreError
-from ollama_async_mem.records import Job, JobStatus, StoredJob, new_id
+from ollama_async_mem.records import Job, JobStatus, StoredJob, Turn, new_id
 
 from ._postgres_rows import as_scope, as_time, in_utc, prepare, read_or_none, write_or_none
 from ._postgres_text import NO_NAME, read, write, write_name
-from ._postgres_writes import bind_space, insert, present, reinforce, supersede
+from ._postgres_writes import bind_space, forget_facts_of, insert, present, queue, reinforce, supersede, update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Fact, Reinforcement, Supersession, Turn
+    from ollama_async_mem.records import Change, Fact, MemoryRecord, Reinforcement, Supersession
 
     from ._postgres_events import Why
     from ._postgres_pool import Connection
@@ -44,6 +44,7 @@ __all__ = [
     "revive",
     "status",
     "unfinished",
+    "update_and_job",
     "with_turns",
 ]
 
@@ -57,6 +58,39 @@ def job_for(turns: Sequence[Turn], prompt: str | None) -> StoredJob:
     if any(turn.scope != turns[0].scope for turn in turns):
         raise StoreError("one extraction job takes turns of one scope; add those of others by themselves")
     return StoredJob(id=new_id(), scope=turns[0].scope, turn_ids=tuple(turn.id for turn in turns), prompt=prompt)
+
+
+async def update_and_job(
+    conn: Connection,
+    memory_id: str,
+    change: Change,
+    vector: Vector | None,
+    *,
+    model: str,
+    extract: bool,
+    why: Why,
+    where: str,
+) -> MemoryRecord:
+    """Change a memory. A turn with a new text loses its facts, and begins its jobs anew; returns it as it is now.
+
+    Raises: as `_postgres_writes.update`.
+    """
+    before, now = await update(conn, memory_id, change, vector, model=model, why=why, where=where)
+    if isinstance(now, Turn) and now.text != before.text:
+        await _begin_anew(conn, now, extract=extract)  # first, as facts of jobs that end just now are to go too
+        await forget_facts_of(conn, memory_id, why)
+    return now
+
+
+async def _begin_anew(conn: Connection, turn: Turn, *, extract: bool) -> None:
+    """End the claims on jobs of a turn, for they are about its old text; where no job waits for it, queue one."""
+    of_turn = [write(turn.id)]
+    await conn.execute(_GIVE_BACK_ALL, of_turn)
+    if extract and not await conn.fetchval(_WAITING, of_turn):
+        await queue(conn, [job_for([turn], None)])
+
+
+_WAITING = "SELECT TRUE FROM jobs WHERE state = 'queued' AND turn_ids && $1 LIMIT 1"
 
 
 async def claim(conn: Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:
@@ -218,15 +252,21 @@ _RENEW = f"UPDATE jobs SET lease_until = $3 {_THESE} {_WHERE}"  # noqa: S608 - f
 _RELEASE = f"""
 UPDATE jobs SET state = $3, next_try_at = $4, lease_until = NULL, last_error = $5 {_THESE} {_WHERE}
 """  # noqa: S608 - from above
-_GIVE_BACK = f"UPDATE jobs SET returned = returned + 1, next_try_at = NULL, lease_until = NULL {_THESE} {_WHERE}"  # noqa: S608 - from above
+_RETURNED = "UPDATE jobs SET returned = returned + 1, next_try_at = NULL, lease_until = NULL"
+_GIVE_BACK = f"{_RETURNED} {_THESE} {_WHERE}"
+_GIVE_BACK_ALL = f"{_RETURNED} WHERE lease_until IS NOT NULL AND turn_ids && $1"
 _END = f"DELETE FROM jobs USING {_THESE[5:]} {_WHERE}"  # noqa: S608 - from above
 
 
-async def revive(conn: Connection) -> int:
-    """Queue the jobs again that were given up; returns how many there were."""
-    return len(await conn.fetch(_REVIVE))
+async def revive(conn: Connection, *, dead: bool) -> int:
+    """Let the jobs be due that were put off, and with `dead` those that were given up; returns how many there were."""
+    return len(await conn.fetch(_HASTEN)) + (len(await conn.fetch(_REVIVE)) if dead else 0)
 
 
+_HASTEN = """
+UPDATE jobs SET next_try_at = NULL WHERE next_try_at IS NOT NULL AND lease_until IS NULL AND state = 'queued'
+RETURNING 1
+"""
 _REVIVE = "UPDATE jobs SET state = 'queued', returned = claims, next_try_at = NULL WHERE state = 'dead' RETURNING 1"
 
 

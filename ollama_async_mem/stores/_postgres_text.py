@@ -10,7 +10,7 @@ import unicodedata
 from itertools import pairwise
 
 from ._json import coded, decoded
-from ._text import clean, keywords
+from ._text import UNSPACED_RUN, clean, keywords, spelled, units
 
 __all__ = [
     "EMPTY_NAME",
@@ -34,9 +34,6 @@ _MARK = "\ufdd0"  # a noncharacter, which begins the codes of itself and of surr
 _STRANGE = re.compile(f"[{_MARK}\ud800-\udfff]")
 _STRANGE_CODE = re.compile(f"{_MARK}([0-9a-f]{{4}})")
 
-_CJK_RUN = re.compile(
-    "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+"
-)
 _ACCENTS = re.compile("(?<=[a-z])[\u0300-\u036f]+")
 _BETWEEN = re.compile(r"[\W_]+")
 
@@ -68,10 +65,10 @@ def read_name(name: str) -> str | None:
 def index_text(text: str) -> str:
     """Return the words of a text for the keyword index, with spaces between them.
 
-    Each Chinese or Japanese character is a word, and so is each pair of neighbours. In a text that is too long for
+    Each unit of a script without spaces is a word, and so is each pair of neighbours. In a text that is too long for
     the index each word counts once, and of the longest ones the last words are left out.
     """
-    words = _words(clean(text))
+    words = _words(spelled(clean(text)))
     if len(words) <= MAX_CHARS:
         return words
     once = " ".join(dict.fromkeys(words.split()))
@@ -86,7 +83,7 @@ def query_text(query: str) -> str:
 def _words(text: str) -> str:
     """The words of a text, with nothing but spaces between them."""
     plain = _folded(text)
-    return _BETWEEN.sub(_only_marks, plain if plain.isascii() else _CJK_RUN.sub(_spread, plain))
+    return _BETWEEN.sub(_only_marks, plain if plain.isascii() else UNSPACED_RUN.sub(_spread, plain))
 
 
 def _folded(text: str) -> str:
@@ -98,7 +95,8 @@ def _folded(text: str) -> str:
 
 
 def _spread(run: re.Match[str]) -> str:
-    return f" {' '.join(run[0])} {' '.join(a + b for a, b in pairwise(run[0]))} "
+    alone = units(run[0])
+    return f" {' '.join(alone)} {' '.join(a + b for a, b in pairwise(alone))} "
 
 
 def _only_marks(run: re.Match[str]) -> str:

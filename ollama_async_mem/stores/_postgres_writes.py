@@ -10,7 +10,7 @@ from msgspec import UNSET, to_builtins
 from ollama_async_mem.errors import RecordNotFound, StoreError
 from ollama_async_mem.records import EmbeddingSpace, Turn
 
-from ._checks import require_space
+from ._checks import MESSAGE_CHANGED, MESSAGES_DELETED, require_space
 from ._json import write_dates, write_json
 from ._postgres_events import insert_events
 from ._postgres_filters import Values
@@ -32,6 +32,7 @@ from ._postgres_rows import (
 from ._postgres_selection import selection_sql
 from ._postgres_text import read, write
 from ._text import clean
+from ._vectors import unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,7 @@ __all__ = [
     "bind_space",
     "delete",
     "delete_all",
+    "forget_facts_of",
     "insert",
     "insert_taken",
     "present",
@@ -134,8 +136,8 @@ async def update(
     model: str,
     why: Why,
     where: str,
-) -> MemoryRecord:
-    """Change a memory and note it; returns it as it is now. `vector` has length one.
+) -> tuple[MemoryRecord, MemoryRecord]:
+    """Change a memory and note it; returns it as it was and as it is now.
 
     Raises:
         RecordNotFound: there is none with this id.
@@ -149,13 +151,14 @@ async def update(
     if change.text is not UNSET and vector is None:
         raise StoreError("a new text needs its vector, or it would be found by the meaning of the old one")
     if vector is not None:
+        vector = unit(vector)
         await bind_space(conn, EmbeddingSpace(model, vector.size), where)
     embedding = None if vector is None else pack(vector)
     changed = await conn.fetchrow(_UPDATE, row["user_id"], row["id"], *_columns(before, change), embedding)
     new = None if change.text is UNSET else clean(change.text)
     old = None if new is None else before.text
     await insert_events(conn, [(row["user_id"], why.event(memory_id, "updated", old=old, new=new))])
-    return as_memory(changed)
+    return before, as_memory(changed)
 
 
 _FOR_UPDATE = f"SELECT {COLUMNS} FROM memories WHERE {BY_KEY} FOR NO KEY UPDATE"  # noqa: S608 - column names only
@@ -288,14 +291,34 @@ async def _destroy(conn: Connection, condition: str, values: Sequence[Any], why:
             if ids:
                 await conn.execute(_FORGET_IN_JOBS, ids)
                 await conn.execute(_DESTROY, users, ids, *why.columns)
-                await conn.execute(_FORGET_IN_FACTS, ids)  # by itself: it sees facts that came while the turns went
+                await _forget_in_facts(conn, ids, why._replace(cause=MESSAGES_DELETED))
     return count
+
+
+async def forget_facts_of(conn: Connection, turn_id: str, why: Why) -> None:
+    """Take a turn whose text changed out of the facts that were drawn from it, and destroy those without another."""
+    await _forget_in_facts(conn, [write(turn_id)], why._replace(cause=MESSAGE_CHANGED))
+
+
+async def _forget_in_facts(conn: Connection, ids: Sequence[str | None], why: Why) -> None:
+    """Take turns out of facts, by itself: it sees those that came meanwhile. Facts without another are destroyed."""
+    rows = await conn.fetch(_FORGET_IN_FACTS, ids)
+    if gone := [row for row in rows if row["is_bare"]]:
+        users, facts = [row["user_id"] for row in gone], [row["id"] for row in gone]
+        await conn.execute(_DESTROY, users, facts, *why.columns)
 
 
 # Whoever names a turn may be of another user: these look everywhere
 _OTHERS = "ARRAY(SELECT id FROM unnest(turn_ids) WITH ORDINALITY AS t (id, n) WHERE id <> ALL ($1) ORDER BY n)"
 _FORGET_IN_JOBS = f"UPDATE jobs SET turn_ids = {_OTHERS} WHERE turn_ids && $1"  # noqa: S608 - from above
-_FORGET_IN_FACTS = f"UPDATE memories SET turn_ids = {_OTHERS} WHERE turn_ids && $1"  # noqa: S608 - from above
+_FORGET_IN_FACTS = f"""
+UPDATE memories SET turn_ids = {_OTHERS}, quote = CASE WHEN EXISTS (
+  SELECT FROM unnest(turn_ids) AS t (id) JOIN ids ON ids.id = t.id
+  JOIN memories AS turn ON turn.user_id = ids.user_id AND turn.id = ids.id
+  WHERE t.id <> ALL ($1) AND strpos(turn.text, memories.quote) > 0
+) THEN quote ELSE '' END
+WHERE turn_ids && $1 RETURNING user_id, id, turn_ids = '{{}}' AS is_bare
+"""  # noqa: S608 - from above; a quote that stands in no other turn goes
 _DESTROY = """
 WITH gone AS (
   DELETE FROM memories USING unnest($1::text[], $2::text[]) AS doomed (user_id, id)

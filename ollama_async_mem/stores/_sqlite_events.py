@@ -56,9 +56,9 @@ _NOTE = "INSERT INTO events (memory_id, kind, at, old, new, actor, cause, by_id)
 
 
 def note_deleted(conn: sqlite3.Connection, why: Why) -> None:
-    """Write down that the memories of `doomed` are deleted, and destroy the texts of their events."""
+    """Write down that the memories of `doomed` are deleted, each for its cause; destroy the texts of their events."""
     conn.execute(_BLANK)
-    conn.execute(_NOTE_DELETED, why.columns)
+    conn.execute(_NOTE_DELETED, why.columns[:2])
 
 
 _BLANK = """
@@ -68,7 +68,7 @@ WHERE memory_id IN (SELECT id FROM memories WHERE seq IN (SELECT seq FROM doomed
 
 _NOTE_DELETED = """
 INSERT INTO events (memory_id, kind, at, added_at, actor, cause)
-SELECT id, 'deleted', ?1, created_at, ?2, ?3 FROM memories WHERE seq IN (SELECT seq FROM doomed) ORDER BY seq
+SELECT id, 'deleted', ?1, created_at, ?2, doomed.cause FROM doomed JOIN memories USING (seq) ORDER BY seq
 """
 
 

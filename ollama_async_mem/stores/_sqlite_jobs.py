@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import StoreError
-from ollama_async_mem.records import Job, JobStatus, Scope, StoredJob, new_id
+from ollama_async_mem.records import Job, JobStatus, Scope, StoredJob, Turn, new_id
 
 from ._sqlite_events import Why
 from ._sqlite_inserts import insert_memories, link, scope_id, turn_seqs
 from ._sqlite_rows import find, read_scope
 from ._sqlite_values import from_micros, micros
-from ._sqlite_writes import reinforce, supersede
+from ._sqlite_writes import forget_facts_of, reinforce, supersede, update
 from ._text import clean, clean_or_none
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Fact, Reinforcement, Supersession, Turn
+    from ollama_async_mem.records import Change, Fact, MemoryRecord, Reinforcement, Supersession
 
 __all__ = [
     "JOB_TURNS",
@@ -46,6 +46,7 @@ __all__ = [
     "revive",
     "status",
     "unfinished",
+    "update_and_job",
 ]
 
 
@@ -83,6 +84,39 @@ def queue(conn: sqlite3.Connection, job: StoredJob, seqs: Sequence[int]) -> None
         "INSERT INTO job_turns (job_seq, position, turn_seq) VALUES (?, ?, ?)",
         [(job_seq, position, seq) for position, seq in enumerate(seqs)],
     )
+
+
+def update_and_job(
+    conn: sqlite3.Connection,
+    memory_id: str,
+    change: Change,
+    vector: Vector | None,
+    *,
+    model: str,
+    extract: bool,
+    why: Why,
+    where: str,
+) -> MemoryRecord:
+    """Change a memory. A turn with a new text loses its facts, and begins its jobs anew; returns it as it is now.
+
+    Raises: as `_sqlite_writes.update`.
+    """
+    before, now = update(conn, memory_id, change, vector, model=model, why=why, where=where)
+    if isinstance(now, Turn) and now.text != before.text:
+        forget_facts_of(conn, memory_id, why)
+        _begin_anew(conn, now, extract=extract)
+    return now
+
+
+def _begin_anew(conn: sqlite3.Connection, turn: Turn, *, extract: bool) -> None:
+    """End the claims on jobs of a turn, for they are about its old text; where no job waits for it, queue one."""
+    seqs = turn_seqs(conn, [turn.id])
+    conn.execute(f"{_GIVE_BACK_ALL} AND {_OF_TURN}", seqs)
+    if extract and not conn.execute(f"SELECT 1 FROM jobs WHERE state = 'queued' AND {_OF_TURN}", seqs).fetchone():  # noqa: S608 - from here
+        queue(conn, StoredJob(id=new_id(), scope=turn.scope, turn_ids=()), seqs)
+
+
+_OF_TURN = "seq IN (SELECT job_seq FROM job_turns WHERE turn_seq = ?)"
 
 
 def claim(conn: sqlite3.Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:
@@ -233,13 +267,18 @@ def give_back(conn: sqlite3.Connection, jobs: Sequence[Job]) -> None:
             conn.execute(_GIVE_BACK, (job.id,))
 
 
-_GIVE_BACK = "UPDATE jobs SET returned = returned + 1, next_try_at = 0, lease_until = 0 WHERE id = ?"
+_RETURNED = "UPDATE jobs SET returned = returned + 1, next_try_at = 0, lease_until = 0"
+_GIVE_BACK = f"{_RETURNED} WHERE id = ?"
+_GIVE_BACK_ALL = f"{_RETURNED} WHERE lease_until > 0"
 
 
-def revive(conn: sqlite3.Connection) -> int:
-    """Queue the jobs again that were given up; returns how many there were."""
-    sql = "UPDATE jobs SET state = 'queued', returned = claims, next_try_at = 0 WHERE state = 'dead'"
-    return conn.execute(sql).rowcount
+def revive(conn: sqlite3.Connection, *, dead: bool) -> int:
+    """Let the jobs be due that were put off, and with `dead` those that were given up; returns how many there were."""
+    count = conn.execute("UPDATE jobs SET next_try_at = 0 WHERE next_try_at > 0 AND lease_until = 0").rowcount
+    if dead:
+        sql = "UPDATE jobs SET state = 'queued', returned = claims, next_try_at = 0 WHERE state = 'dead'"
+        count += conn.execute(sql).rowcount
+    return count
 
 
 def pending(conn: sqlite3.Connection) -> int:

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from ollama_async_mem.errors import RecordNotFound, StoreError
 from ollama_async_mem.records import Turn
 
+from ._checks import MESSAGE_CHANGED, MESSAGES_DELETED
 from ._json import write_dates, write_json
 from ._sqlite_events import Why, note, note_deleted
 from ._sqlite_inserts import link, terms_of, turn_seqs, unit_vector
@@ -16,7 +17,7 @@ from ._sqlite_merges import words_were_deleted
 from ._sqlite_rows import find, find_seq, load_rows
 from ._sqlite_selection import selection_sql
 from ._sqlite_values import micros, micros_or_none
-from ._text import clean
+from ._text import clean, clean_or_none
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import Change, MemoryRecord, Reinforcement, Selection, Supersession
 
-__all__ = ["delete", "delete_all", "purge_expired", "reinforce", "supersede", "update"]
+__all__ = ["delete", "delete_all", "forget_facts_of", "purge_expired", "reinforce", "supersede", "update"]
 
 _INDEX = "INSERT INTO memory_index (rowid, body, scope) SELECT seq, body, scope FROM memory_texts WHERE seq = ?"
 
@@ -46,8 +47,8 @@ def update(
     model: str,
     why: Why,
     where: str,
-) -> MemoryRecord:
-    """Change a memory and note it; returns it as it is now.
+) -> tuple[MemoryRecord, MemoryRecord]:
+    """Change a memory and note it; returns it as it was and as it is now.
 
     Raises:
         RecordNotFound: there is none with this id.
@@ -66,7 +67,7 @@ def update(
         conn.execute("UPDATE vectors SET embedding = ? WHERE seq = ?", (row, seq))
     is_new = "text" in columns
     note(conn, memory_id, "updated", why, old=before.text if is_new else None, new=columns.get("text"))
-    return load_rows(conn, [seq])[seq]
+    return before, load_rows(conn, [seq])[seq]
 
 
 def supersede(
@@ -122,21 +123,64 @@ def purge_expired(conn: sqlite3.Connection, now: datetime, why: Why) -> int:
     return _destroy(conn, "memories.expires_at <= ?", [micros(now)], why)
 
 
+def forget_facts_of(conn: sqlite3.Connection, turn_id: str, why: Why) -> None:
+    """Take a turn whose text changed out of the facts that were drawn from it, and destroy those without another."""
+    seq = find_seq(conn, turn_id)
+    _doom(conn, "memories.seq = ?", [seq], None)
+    _doom_facts(conn, MESSAGE_CHANGED)
+    conn.execute("DELETE FROM links WHERE turn_seq = ?", (seq,))
+    conn.execute("DELETE FROM doomed WHERE seq = ?", (seq,))
+    _destroy_doomed(conn, why)
+
+
 def _destroy(conn: sqlite3.Connection, condition: str, values: Sequence[Any], why: Why) -> int:
-    """Destroy memories; their vectors, links and places in jobs go with the rows."""
-    conn.execute("CREATE TEMP TABLE IF NOT EXISTS doomed (seq INTEGER PRIMARY KEY)")
+    """Destroy memories, and the facts that were drawn from them alone; returns how many there were of the former."""
+    count = _doom(conn, condition, values, why.cause)
+    _doom_facts(conn, MESSAGES_DELETED)
+    _destroy_doomed(conn, why)
+    return count
+
+
+def _doom(conn: sqlite3.Connection, condition: str, values: Sequence[Any], cause: str | None) -> int:
+    """Make `doomed` the rows of a condition; returns how many there are."""
+    conn.execute("CREATE TEMP TABLE IF NOT EXISTS doomed (seq INTEGER PRIMARY KEY, cause TEXT)")
     conn.execute("DELETE FROM doomed")
-    chosen = f"INSERT INTO doomed SELECT seq FROM memories WHERE {condition}"  # noqa: S608 - no text of others
-    count = conn.execute(chosen, values).rowcount
+    chosen = f"INSERT INTO doomed SELECT seq, ? FROM memories WHERE {condition}"  # noqa: S608 - no text of others
+    return conn.execute(chosen, (clean_or_none(cause), *values)).rowcount
+
+
+def _doom_facts(conn: sqlite3.Connection, cause: str) -> None:
+    """Add the facts all of whose turns are doomed; those that have others lose a quote that stands in none of them."""
+    conn.execute(_DOOM_FACTS, (cause,))
+    conn.execute(_FORGET_QUOTES)
+
+
+_DOOM_FACTS = """
+INSERT INTO doomed SELECT DISTINCT fact_seq, ? FROM links
+WHERE turn_seq IN (SELECT seq FROM doomed) AND fact_seq NOT IN (SELECT seq FROM doomed) AND NOT EXISTS (
+  SELECT 1 FROM links AS others
+  WHERE others.fact_seq = links.fact_seq AND others.turn_seq NOT IN (SELECT seq FROM doomed)
+)
+"""
+_FORGET_QUOTES = """
+UPDATE memories SET quote = '' WHERE quote <> '' AND seq NOT IN (SELECT seq FROM doomed)
+  AND seq IN (SELECT fact_seq FROM links WHERE turn_seq IN (SELECT seq FROM doomed))
+  AND NOT EXISTS (
+    SELECT 1 FROM links JOIN memories AS turn ON turn.seq = turn_seq
+    WHERE fact_seq = memories.seq AND turn_seq NOT IN (SELECT seq FROM doomed) AND instr(turn.text, memories.quote)
+  )
+"""
+
+
+def _destroy_doomed(conn: sqlite3.Connection, why: Why) -> None:
+    """Destroy the rows of `doomed`; their vectors, links and places in jobs go with them."""
     note_deleted(conn, why)
     if conn.execute("SELECT 1 FROM memories WHERE seq NOT IN (SELECT seq FROM doomed) LIMIT 1").fetchone():
         conn.execute(f"{_UNINDEX} IN (SELECT seq FROM doomed)")  # noqa: S608 - as above
     else:
         conn.execute("INSERT INTO memory_index (memory_index) VALUES ('delete-all')")
-    conn.execute("DELETE FROM memories WHERE seq IN (SELECT seq FROM doomed)")
-    if count:
+    if conn.execute("DELETE FROM memories WHERE seq IN (SELECT seq FROM doomed)").rowcount:
         words_were_deleted(conn)
-    return count
 
 
 def _rewrite(conn: sqlite3.Connection, seq: int, columns: dict[str, Any]) -> None:

@@ -73,8 +73,7 @@ class PostgresStore:
     returned is as durable as the server's `synchronous_commit` says, which is "on" unless somebody changed it.
 
     Scopes of up to 20,000 memories are searched exactly. Above that `optimize` makes an index of vectors, which finds
-    nearly all of the nearest, and without which large scopes are searched exactly as well, in some time; the first
-    such search of an opened store logs a warning.
+    nearly all of the nearest; without it the exact search goes on, in some time, and the first such logs a warning.
 
     Without `create` the schema must exist. `language` is that of the stems by which words match, one that the server
     knows or "simple" for none. With `partitions`, memories and events are split by a hash of their user, into so many
@@ -175,12 +174,13 @@ class PostgresStore:
         *,
         vector: Vector | None = None,
         model: str = "",
+        extract: bool = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
         """Change one memory and note it in its history; returns it as it is now. A new text comes with its vector."""
-        why, row = Why(_now(), actor, cause), None if vector is None else unit(vector)
-        return await self._write(writes.update, memory_id, change, row, model=model, why=why, where=self.location)
+        work = partial(queue.update_and_job, memory_id=memory_id, change=change, vector=vector, model=model)
+        return await self._write(work, extract=extract, why=Why(_now(), actor, cause), where=self.location)
 
     async def supersede(self, supersessions: Sequence[Supersession], *, actor: str | None = None) -> None:
         """Say that facts no longer hold, and note it in their history. One that ended earlier is left as it is."""
@@ -306,9 +306,9 @@ class PostgresStore:
         """Give claimed jobs back untouched: due at once, and this attempt is not counted."""
         await self._write(queue.give_back, tuple(jobs))
 
-    async def revive_jobs(self) -> int:
-        """Queue the jobs again that were given up, with their attempts at none; returns how many there were."""
-        return await self._write(queue.revive)
+    async def revive_jobs(self, *, dead: bool = True) -> int:
+        """Let the jobs be due at once that were put off, and with `dead` queue those again that were given up."""
+        return await self._write(queue.revive, dead=dead)
 
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""

@@ -186,12 +186,13 @@ class SQLiteStore:
         *,
         vector: Vector | None = None,
         model: str = "",
+        extract: bool = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
         """Change one memory and note it in its history; returns it as it is now. A new text comes with its vector."""
-        why = Why(_now(), actor, cause)
-        return await self._write(writes.update, memory_id, change, vector, model=model, why=why, where=self.location)
+        work = partial(queue.update_and_job, memory_id=memory_id, change=change, vector=vector, model=model)
+        return await self._write(work, extract=extract, why=Why(_now(), actor, cause), where=self.location)
 
     async def supersede(self, supersessions: Sequence[Supersession], *, actor: str | None = None) -> None:
         """Say that facts no longer hold, and note it in their history. One that ended earlier is left as it is."""
@@ -309,9 +310,9 @@ class SQLiteStore:
         """Give claimed jobs back untouched: due at once, and this attempt is not counted."""
         await self._write(queue.give_back, tuple(jobs))
 
-    async def revive_jobs(self) -> int:
-        """Queue the jobs again that were given up, with their attempts at none; returns how many there were."""
-        return await self._write(queue.revive)
+    async def revive_jobs(self, *, dead: bool = True) -> int:
+        """Let the jobs be due at once that were put off, and with `dead` queue those again that were given up."""
+        return await self._write(queue.revive, dead=dead)
 
     async def pending_jobs(self) -> int:
         """Count the jobs that are neither finished nor given up."""

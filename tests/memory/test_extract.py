@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -12,17 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_async_mem.errors import ModelOutputError
+from ollama_async_mem.events import FactRejected
 from ollama_async_mem.memory.context import tokens
 from ollama_async_mem.memory.extract import (
     PORTION_TOKENS,
     Extraction,
     Statement,
+    left_out,
     portions,
     read_facts,
     read_verdicts,
 )
 from ollama_async_mem.memory.prompts import extraction_messages, repair_messages, verdict_messages
 from ollama_async_mem.records import Fact, Scope, Turn, new_id
+
+from .bench import bench, told
+from .bench import turn as seen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fakes import ScriptedOllama
 
 FRIDAY = datetime(2023, 5, 12, 12, tzinfo=UTC)
 ONE = '{"line": 1, "quote": "q", "text": "T."}'
@@ -98,7 +108,19 @@ def test_a_long_turn_is_cut_between_words(text: str) -> None:
 
 def test_a_huge_turn_takes_a_few_requests() -> None:
     """Of a megabyte only so much is read."""
-    assert len(portions([turn("word " * 200_000)])) == 12
+    huge = turn("word " * 200_000)
+    assert len(portions([huge])) == 12
+    assert left_out([turn("ok"), huge, turn("word " * 3_000)]) == [huge]
+
+
+async def test_what_is_left_out_is_told_and_counted(server: ScriptedOllama, tmp_path: Path) -> None:
+    """Nobody need guess why the end of a long text is not known."""
+    server.settings.answer = told({})
+    async with bench(server, tmp_path / "m.db") as at:
+        huge = seen("I like tea. " + "word " * 30_000)
+        await at.add(huge)
+        assert at.ingest.counts.rejected == {"too long": 1}
+        assert at.told_of(FactRejected) == [FactRejected("too long", Scope("u"), (huge.id,))]
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ async def test_contradictions_end_what_was_known_and_keep_it(server: ScriptedOll
         assert [(e.kind, e.by) for e in await at.store.history(home.id)][1:] == [("superseded", rome.id)]
         then = Selection(scope=Scope("u"), kinds=("fact",), as_of=rome.at - timedelta(days=1))
         assert {m.text for m in (await at.store.list(then, limit=9)).items} == set(before)
-        assert FactSuperseded(home.id, rome.id, rome.at) in at.events
+        assert FactSuperseded(home.id, rome.scope, rome.id, rome.at) in at.events
         assert at.ingest.counts.superseded == 3
 
 
@@ -177,7 +177,7 @@ async def test_the_same_said_again_is_one_fact_of_all_its_turns(server: Scripted
         await at.add(again)
         (fact,) = await at.facts()
         assert (fact.text, fact.turn_ids) == ("Mia likes tea.", (first.id, again.id))
-        assert at.told_of(FactReinforced) == [FactReinforced(fact.id, (again.id,))]
+        assert at.told_of(FactReinforced) == [FactReinforced(fact.id, again.scope, (again.id,))]
         await asyncio.gather(*(at.queue(turn("I like tea", user="v", day=n % 3)) for n in range(30)))
         await at.ingest.settled()
         (fact,) = await at.facts("v")
@@ -206,7 +206,7 @@ async def test_a_contradiction_in_another_run_ends_what_was_known(server: Script
             ("superseded", paris.id),
         ]
         assert [e.kind for e in await at.store.history(paris.id)] == ["added"]
-        assert at.told_of(FactSuperseded) == [FactSuperseded(berlin.id, paris.id, paris.at)]
+        assert at.told_of(FactSuperseded) == [FactSuperseded(berlin.id, paris.scope, paris.id, paris.at)]
 
 
 async def test_the_same_in_another_run_is_said_again(server: ScriptedOllama, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ async def test_the_same_in_another_run_is_said_again(server: ScriptedOllama, tmp
             await at.add(said)
         (fact,) = await at.facts()
         assert (fact.scope, fact.turn_ids) == (turns[0].scope, tuple(said.id for said in turns))
-        assert at.told_of(FactReinforced) == [FactReinforced(fact.id, (said.id,)) for said in turns[1:]]
+        assert at.told_of(FactReinforced) == [FactReinforced(fact.id, said.scope, (said.id,)) for said in turns[1:]]
         await at.store.delete_all(Selection(scope=turns[2].scope))
         (fact,) = await at.facts()
         assert fact.turn_ids == (turns[0].id, turns[1].id)

@@ -15,11 +15,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 from fakes import STALL, Hold, Raw, Reply, ScriptedOllama, error
+from fakes.vectors import text_vector
 
 from ollama_async_mem.errors import StoreClosed
 from ollama_async_mem.events import JobDone, JobFailed
 from ollama_async_mem.memory import ingest
-from ollama_async_mem.records import Scope
+from ollama_async_mem.records import Change, Scope
 from ollama_async_mem.stores import open_store
 
 from .bench import CHAT, asked, bench, chat_body, copied, held, lines, turn
@@ -174,6 +175,37 @@ async def test_a_model_that_is_away_is_waited_for(
                 await finished(at)
             assert await at.texts() == ["Mia own boat 0", "Mia own boat 1", "Mia own boat 2"]
             assert not any(event.is_final for event in at.told_of(JobFailed))
+
+
+async def test_who_opens_does_not_wait_for_what_was_put_off(server: ScriptedOllama, tmp_path: Path) -> None:
+    """What was away may be back: jobs that an earlier process put off are tried when the next one starts."""
+    server.settings.answer = copied
+    async with ScriptedOllama() as chat:
+        await chat.stop()
+        async with bench(server, tmp_path / "m.db", chat=chat) as at:
+            await at.add(turn("I own a boat"))
+            assert (await at.store.unfinished_jobs())[0].due_at is not None
+    async with bench(server, tmp_path / "m.db") as at:
+        await at.ingest.settled()
+        assert await at.texts() == ["Mia own a boat"]
+
+
+async def test_a_message_that_is_changed_meanwhile_is_read_again(server: ScriptedOllama, tmp_path: Path) -> None:
+    """What the model made of the old text is dropped, and nothing waits for the end of a lease."""
+    hold = Hold()
+    server.enqueue(CHAT, held(hold, copied), repeat=True)
+    async with bench(server, tmp_path / "m.db", idle_s=0.2) as at:
+        said, other = turn("I own a boat"), turn("I own a cat", day=1)
+        await at.queue(said)
+        await at.queue(other)
+        await server.wait_until(lambda: len(server.requests_to(CHAT)) == 1)
+        vector = text_vector("I own a car", 256)
+        change = Change(text="I own a car")
+        await at.store.update(said.id, change, vector=vector, model="nomic-embed-text:latest", extract=True)
+        hold.release()
+        with anyio.fail_after(10):
+            await finished(at)
+        assert await at.texts() == ["Mia own a car", "Mia own a cat"]
 
 
 async def test_a_long_answer_keeps_its_lease(

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from ollama_async_mem import OllamaClient
+from ollama_async_mem.embedding import OllamaEmbedder
 from ollama_async_mem.errors import ConfigError, RecordNotFound, StoreClosed
 from ollama_async_mem.events import EventsLost, MemoriesDeleted, MemoryDeleted, MemoryUpdated, TurnStored
+from ollama_async_mem.memory.service import MemoryService
 from ollama_async_mem.records import Scope
+from ollama_async_mem.stores import open_store
+
+from .bench import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +42,42 @@ async def test_an_update_changes_what_is_found(memory: Callable[..., Memory]) ->
             ("added", None, "I like coffee", None, None),
             ("updated", "I like coffee", "I met Bob yesterday", "alice", "typo"),
         ]
+
+
+async def test_a_changed_message_is_read_again(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """Its facts are those of its new text; a deleted one has none."""
+    server.settings.answer = copied
+    async with memory() as mem:
+        said = {"role": "user", "name": "Mia", "content": "I own a red boat"}
+        [turn] = (await mem.add(said, user_id="mia", infer="now")).turns
+        await mem.update(turn.id, "I own a blue car")
+        await mem.flush()
+        assert [hit.text for hit in await mem.search("own", user_id="mia", kinds=["fact"])] == ["Mia own a blue car"]
+        await mem.delete(turn.id)
+        assert (await mem.count(user_id="mia")).facts == 0
+
+
+async def test_without_a_chat_model_a_change_queues_nothing(server: ScriptedOllama) -> None:
+    """A job would wait for ever."""
+    async with OllamaClient(server.url) as client:
+        embedder = OllamaEmbedder("nomic-embed-text", client=client)
+        async with MemoryService(store=open_store("sqlite://"), embedder=embedder) as mem:
+            [turn] = (await mem.add("I own a red boat", user_id="mia")).turns
+            await mem.update(turn.id, "I own a blue car")
+            assert await mem.store.pending_jobs() == 0
+
+
+async def test_what_was_given_up_is_tried_again(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """At once, when it is asked for."""
+    server.settings.answer = lambda _: "no json"
+    async with memory() as mem:
+        said = {"role": "user", "name": "Mia", "content": "I own a red boat"}
+        assert (await mem.add(said, user_id="mia", infer="now")).extraction == "failed"
+        server.settings.answer = copied
+        assert await mem.retry_extraction() == 1
+        assert await mem.flush() == 0
+        assert (await mem.count(user_id="mia")).facts == 1
+        assert await mem.retry_extraction() == 0
 
 
 async def test_an_update_of_metadata_does_not_embed(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
@@ -124,7 +166,7 @@ async def test_events_tell_what_happens(memory: Callable[..., Memory]) -> None:
     assert seen == [
         TurnStored(turn),
         MemoryUpdated(changed),
-        MemoryDeleted(turn.id),
+        MemoryDeleted(turn.id, Scope("alice")),
         MemoriesDeleted(Scope("alice"), 0, "asked"),
     ]
 
@@ -152,6 +194,7 @@ async def test_a_closed_memory_refuses_changes(memory: Callable[..., Memory]) ->
         mem.count,
         mem.scopes,
         mem.statistics,
+        mem.retry_extraction,
     ):
         with pytest.raises(StoreClosed):
             await call()

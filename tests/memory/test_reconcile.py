@@ -21,10 +21,10 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 def fact(text: str, day: int = 0, *, scope: str = "u", quote: str = "", **fields: Any) -> Fact:
-    """A fact that was said some days after the first of May."""
+    """A fact that was said some days after the first of May; of herself Mia says "I"."""
     at = NOON + timedelta(days=day)
     return Fact(
-        id=new_id(), scope=Scope(scope), text=text, at=at, created_at=NOON, quote=quote or text,
+        id=new_id(), scope=Scope(scope), text=text, at=at, created_at=NOON, quote=quote or text.replace("Mia", "I", 1),
         turn_ids=(new_id(),), **fields,
     )  # fmt: skip
 
@@ -167,6 +167,48 @@ def test_what_fits_together_stays_together(known: str, new: str) -> None:
     """Other people, other values of what one has many of, more detail, other days and numbers."""
     for days in (-1, 0, 1):
         assert outcome(known, new, days=days) == "add"
+
+
+def told(*said: tuple[str, str], verdict: Any = None) -> str:
+    """What happens to the second of two facts, each given as its text and its quote."""
+    old, new = (fact(text, day, quote=quote) for day, (text, quote) in enumerate(said))
+    plan = reconcile([new], [[Candidate(old, 0.9)]], {(old.id, new.id): verdict} if verdict else None)
+    return "supersede" if plan.superseded else "open" if plan.open else "add" if plan.added else "reinforce"
+
+
+SISTER = ("Ann lives in Bonn.", "my sister Ann lives in Bonn")
+BARE = ("Ann lives in Bonn.", "Ann lives in Bonn")
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "what"),
+    [
+        (SISTER, ("Ann lives in Kiel.", "my boss Ann lives in Kiel"), "add"),
+        (SISTER, ("Ann lives in Kiel.", "Ann, my old boss, lives in Kiel"), "add"),
+        (SISTER, ("Ann lives in Kiel.", "Ann is my boss, she lives in Kiel"), "add"),
+        (SISTER, ("Ann lives in Kiel.", "my friend Ann lives in Kiel"), "open"),
+        (SISTER, ("Ann lives in Bonn.", "our boss Ann lives in Bonn"), "add"),
+        (SISTER, ("Ann lives in Bonn.", "my big sister Ann lives in Bonn"), "reinforce"),
+        (SISTER, ("Ann lives in Kiel.", "my sister Ann lives in Kiel now"), "supersede"),
+        (BARE, ("Ann lives in Kiel.", "Ann lives in Kiel"), "open"),
+        (BARE, ("Ann moved to Kiel.", "Ann moved to Kiel"), "supersede"),
+        (BARE, ("Ann lives in Kiel.", "Actually Ann lives in Kiel"), "supersede"),
+        (BARE, ("Ann lives in Kiel.", "I'm Ann and I live in Kiel"), "supersede"),
+        (BARE, ("Ann lives in Kiel.", "I live in Kiel"), "supersede"),
+        (("Ann works at Acme.", "Ann works at Acme"), ("Ann left Acme.", "Ann left Acme"), "supersede"),
+        (("User lives in Bonn.", "user lives in Bonn"), ("User lives in Kiel.", "user lives in Kiel"), "supersede"),
+    ],
+)
+def test_two_people_may_have_one_name(known: tuple[str, str], new: tuple[str, str], what: str) -> None:
+    """Where they are something else to the speaker they are two; where nothing tells of a change it is left open."""
+    assert told(known, new) == what
+
+
+def test_a_verdict_tells_whether_it_is_the_same_person() -> None:
+    """What a rule leaves open is decided by it."""
+    kiel = ("Ann lives in Kiel.", "Ann lives in Kiel")
+    assert told(BARE, kiel, verdict="replaces") == "supersede"
+    assert told(BARE, kiel, verdict="both") == "add"
 
 
 def test_a_correction_takes_the_place_of_what_it_corrects() -> None:

@@ -135,7 +135,7 @@ async def _add(store: MemoryStore, _: World) -> None:
 
 async def _update(store: MemoryStore, world: World) -> None:
     change = Change(text="pistachio", metadata={"b": 2}, expires_at=FAR_OFF, dates=DATES)
-    await store.update(world.said.id, change, vector=axis(0, 1), model=MODEL)
+    await store.update(world.said.id, change, vector=axis(0, 1), model=MODEL, extract=True)
 
 
 async def _supersede(store: MemoryStore, world: World) -> None:

@@ -135,10 +135,12 @@ class ModelStore:
         *,
         vector: Vector | None = None,
         model: str = "",
+        extract: bool = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
         row = self._row(memory_id)
+        before = row.memory
         event = Event(memory_id=memory_id, kind="updated", at=datetime.now(UTC), actor=actor, cause=cause)
         if change.text is not UNSET:
             if vector is None:
@@ -154,7 +156,19 @@ class ModelStore:
         if change.expires_at is not UNSET:
             row.memory = replace(row.memory, expires_at=change.expires_at)
         row.events.append(event)
+        if isinstance(before, Turn) and row.memory.text != before.text:
+            self._forget_in_facts(before.id, actor, "its message was changed")
+            self._begin_anew(before, extract=extract)
         return row.memory
+
+    def _begin_anew(self, turn: Turn, *, extract: bool) -> None:
+        waiting = [job for job in self._jobs.values() if job.state == "queued" and turn.id in job.turn_ids]
+        for job in waiting:
+            if job.is_held:
+                job.attempts, job.due, job.is_held = job.attempts - 1, None, False
+        if extract and not waiting:
+            job = Task(self.job_id or new_id(), turn.scope, [turn.id])
+            self._jobs[job.id] = job
 
     def _row(self, memory_id: str) -> Row:
         if memory_id not in self._rows:
@@ -189,14 +203,22 @@ class ModelStore:
         self._past[gone] = [*self._past.get(gone, []), added, *blanked, deleted]
         for job in self._jobs.values():
             job.turn_ids = [turn_id for turn_id in job.turn_ids if turn_id != gone]
-        for other in self._rows.values():
-            if isinstance(other.memory, Fact):
+        self._forget_in_facts(gone, actor, "its messages were deleted")
+
+    def _forget_in_facts(self, gone: str, actor: str | None, cause: str) -> None:
+        for other in [*self._rows.values()]:
+            if isinstance(other.memory, Fact) and gone in other.memory.turn_ids:
                 left = tuple(turn_id for turn_id in other.memory.turn_ids if turn_id != gone)
-                other.memory = replace(other.memory, turn_ids=left)
+                is_said = any(other.memory.quote in self._rows[turn_id].memory.text for turn_id in left)
+                other.memory = replace(other.memory, turn_ids=left, quote=other.memory.quote if is_said else "")
+                if not left:
+                    self._destroy(other, actor, cause)
 
     async def delete_all(self, selection: Selection, *, actor: str | None = None, cause: str | None = None) -> int:
-        doomed = self._selected(selection)
-        for row in doomed:
+        return self._destroy_all(self._selected(selection), actor, cause)
+
+    def _destroy_all(self, doomed: Sequence[Row], actor: str | None, cause: str | None) -> int:
+        for row in sorted(doomed, key=lambda row: row.memory.kind):  # facts go for this cause, not for their turns'
             self._destroy(row, actor, cause)
         return len(doomed)
 
@@ -206,9 +228,7 @@ class ModelStore:
 
     async def purge_expired(self, *, now: datetime) -> int:
         doomed = [row for row in self._rows.values() if row.memory.expires_at and row.memory.expires_at <= now]
-        for row in doomed:
-            self._destroy(row, None, "expired")
-        return len(doomed)
+        return self._destroy_all(doomed, None, "expired")
 
     async def dense_candidates(
         self, selection: Selection, vector: Vector, *, model: str, limit: int
@@ -347,11 +367,14 @@ class ModelStore:
             if held is not None:
                 held.attempts, held.due, held.is_held = held.attempts - 1, None, False
 
-    async def revive_jobs(self) -> int:
-        dead = [job for job in self._jobs.values() if job.state == "dead"]
-        for job in dead:
-            job.state, job.attempts, job.due = "queued", 0, None
-        return len(dead)
+    async def revive_jobs(self, *, dead: bool = True) -> int:
+        given_up = [job for job in self._jobs.values() if dead and job.state == "dead"]
+        put_off = [job for job in self._jobs.values() if job.state == "queued" and job.due and not job.is_held]
+        for job in given_up:
+            job.state, job.attempts = "queued", 0
+        for job in (*given_up, *put_off):
+            job.due = None
+        return len(given_up) + len(put_off)
 
     async def pending_jobs(self) -> int:
         return [job.state for job in self._jobs.values()].count("queued")

@@ -34,8 +34,10 @@ from stores.samples import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ollama_async_mem.ports import MemoryStore
-    from ollama_async_mem.records import MemoryRecord
+    from ollama_async_mem.records import MemoryRecord, Turn
     from stores.samples import MakeStore
 
 
@@ -227,7 +229,7 @@ async def test_facts_are_superseded_together_or_not_at_all(make_store: MakeStore
 async def test_what_is_deleted_is_gone_everywhere(make_store: MakeStore) -> None:
     """After `delete` a memory is in no search, listing, count or fact's sources; its neighbours are."""
     said = [turn("peanut a"), turn("peanut b")]
-    known = fact("peanut fact", turn_ids=(said[0].id, said[1].id))
+    known = fact("peanut fact", turn_ids=(said[0].id, said[1].id), quote="peanut b")
     async with make_store() as store:
         await add(store, *said)
         await learn(store, known)
@@ -243,6 +245,60 @@ async def test_what_is_deleted_is_gone_everywhere(make_store: MakeStore) -> None
         assert left.turn_ids == (said[1].id,)
         await store.delete(known.id)
         assert await store.counts(ALICE) == Counts(1, 0)
+
+
+GOING: dict[str, Callable[[MemoryStore, Turn], Awaitable[Any]]] = {
+    "delete": lambda store, said: store.delete(said.id, actor="Zoë", cause="asked"),
+    "delete_all": lambda store, said: store.delete_all(Selection(scope=said.scope, kinds=("turn",)), actor="Zoë"),
+    "purge_expired": lambda store, _: store.purge_expired(now=LONG_AGO),
+    "update": lambda store, said: store.update(said.id, Change(text="x"), vector=axis(1), model=MODEL, actor="Zoë"),
+}
+
+
+@pytest.mark.parametrize("how", GOING)
+async def test_what_a_turn_said_goes_with_it(make_store: MakeStore, how: str) -> None:
+    """Its facts go, with their texts, in whatever state, but those that other turns tell too or that never had one.
+
+    Of the words it was told in, none stays that no other turn has.
+    """
+    said = turn("my secret is the peanut", Scope("alice", None, "1"), expires_at=LONG_AGO if "purge" in how else None)
+    kept = turn("the peanut, again", Scope("alice", None, "2"))
+    gone = fact("alone", turn_ids=(said.id,)), fact("ended", turn_ids=(said.id,), valid_to=LONG_AGO)
+    both = (kept.id, said.id)
+    stays = fact("a", quote="my secret", turn_ids=both), fact("b", quote="peanut", turn_ids=both), fact("c")
+    async with make_store() as store:
+        await add(store, said, kept)
+        await learn(store, *gone, *stays)
+        await store.update(gone[0].id, Change(text="secret"), vector=axis(1), model=MODEL)
+        await GOING[how](store, said)
+        left = [replace(one, turn_ids=(kept.id,)) if one.turn_ids else one for one in stays]
+        left[0] = replace(left[0], quote="")
+        assert await store.get_many([one.id for one in (*gone, *stays)]) == left
+        cause = "its message was changed" if how == "update" else "its messages were deleted"
+        actor = None if "purge" in how else "Zoë"
+        assert await told(store, gone[1].id) == [
+            event(gone[1], "added"),
+            event(gone[1], "deleted", actor=actor, cause=cause),
+        ]
+        assert {what.new for what in await store.history(gone[0].id)} == {None}
+        assert await about(store, Scope("alice"), "secret alone ended", everything=True) == []
+        assert await store.check() == []
+
+
+async def test_a_fact_goes_with_the_last_of_its_turns(make_store: MakeStore) -> None:
+    """Whether they are deleted together or one after the other; one that is meant itself goes for that cause."""
+    said = [turn(f"peanut {i}") for i in range(3)]
+    pair, last = fact("pair", turn_ids=(said[0].id, said[1].id)), fact("last", turn_ids=(said[2].id,))
+    async with make_store() as store:
+        await add(store, *said)
+        await learn(store, pair, last)
+        await store.delete(said[1].id)
+        assert await store.get(pair.id) == replace(pair, turn_ids=(said[0].id,), quote="")
+        await store.delete(said[0].id)
+        with pytest.raises(RecordNotFound):
+            await store.get(pair.id)
+        assert await store.delete_all(Selection(), cause="asked") == 2
+        assert await told(store, last.id) == [event(last, "added"), event(last, "deleted", cause="asked")]
 
 
 async def test_an_id_can_be_used_again_after_a_delete(make_store: MakeStore) -> None:
@@ -283,8 +339,11 @@ async def test_a_selection_is_deleted(make_store: MakeStore) -> None:
         (job,) = await store.claim_jobs(now=START, lease=timedelta(minutes=1), limit=1)
         await store.finish_jobs([job], [known], [axis(1)], model=MODEL)
         assert await store.delete_all(Selection(scope=ALICE, kinds=("turn",), everything=True)) == 3
-        assert await store.get(known.id) == replace(known, turn_ids=())
-        assert await store.delete_all(Selection()) == 2
+        assert await told(store, known.id) == [
+            event(known, "added"),
+            event(known, "deleted", cause="its messages were deleted"),
+        ]
+        assert await store.delete_all(Selection()) == 1
         assert await store.counts(Scope()) == Counts(0, 0)
         assert await store.check() == []
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreError
 from ollama_async_mem.records import (
+    Change,
     EmbeddingSpace,
     Event,
     Job,
@@ -433,7 +434,7 @@ async def test_deleted_turns_leave_their_job_and_bring_no_facts(make_store: Make
 
 
 async def test_jobs_that_were_given_up_come_back_to_life(make_store: MakeStore) -> None:
-    """`revive_jobs` queues them in their old order, due at once and never tried; others are left as they are."""
+    """`revive_jobs` queues them in their old order, due at once and never tried; those put off are only due at once."""
     later = START + 5 * LEASE
     async with make_store() as store:
         assert await store.revive_jobs() == 0
@@ -441,13 +442,15 @@ async def test_jobs_that_were_given_up_come_back_to_life(make_store: MakeStore) 
         for job in (dead := [await claim(store) for _ in range(2)]):
             await store.release_jobs([job], error="hopeless", retry_at=None)
         await store.release_jobs([await claim(store)], error="model away", retry_at=later)
-        assert await store.revive_jobs() == 2
+        assert await store.revive_jobs(dead=False) == 1
+        await store.release_jobs([await claim(store)], error="model away", retry_at=later)
+        assert await store.revive_jobs() == 3
         assert await store.revive_jobs() == 0
         statuses = await store.unfinished_jobs()
         assert [(status.state, status.attempts, status.due_at) for status in statuses] == [
             ("queued", 0, None),
             ("queued", 0, None),
-            ("queued", 1, later),
+            ("queued", 2, None),
             ("queued", 0, None),
         ]
         await store.finish_jobs([dead[0]], [fact("late")], [axis(1)], model=MODEL)
@@ -459,7 +462,41 @@ async def test_jobs_that_were_given_up_come_back_to_life(make_store: MakeStore) 
         assert await store.pending_jobs() == 4
         await store.finish_jobs([revived], [fact("in time")], [axis(1)], model=MODEL)
         assert (await store.counts(Scope())) == Counts(4, 1)
-        assert [(await claim(store)).id, (await claim(store)).id] == [ids[1], ids[3]]
+        assert [(await claim(store)).id for _ in range(3)] == ids[1:]
+
+
+async def test_jobs_that_are_held_are_not_hastened(make_store: MakeStore) -> None:
+    """`revive_jobs` leaves claims and leases as they are, also of a job that was put off before."""
+    async with make_store() as store:
+        await add(store, turn(), extract=True)
+        await store.release_jobs([await claim(store)], error="away", retry_at=START)
+        held = await claim(store)
+        assert await store.revive_jobs() == 0
+        assert await store.claim_jobs(now=START, lease=LEASE, limit=1) == []
+        assert await store.finish_jobs([held], [], [], model=MODEL) is True
+
+
+async def test_jobs_of_a_changed_turn_begin_anew(make_store: MakeStore) -> None:
+    """Whoever read the old text cannot end them; without one that waits, `extract` queues one. No other change does."""
+    said, other = turn("I like nuts"), turn("other")
+    drawn = fact("likes nuts", turn_ids=(said.id,))
+    async with make_store() as store:
+        job_id = await add(store, said, other, extract=True)
+        held = await claim(store)
+        same = Change(text=said.text, metadata={"a": 1})
+        await store.update(said.id, same, vector=axis(1), model=MODEL, extract=True)
+        await store.renew_jobs([held], now=START, lease=LEASE)
+        assert (await store.unfinished_jobs())[0].due_at == START + LEASE
+        await store.update(said.id, Change(text="I hate nuts"), vector=axis(1), model=MODEL, extract=True)
+        assert await store.finish_jobs([held], [drawn], [axis(1)], model=MODEL) is False
+        again = await claim(store)
+        assert (again.id, again.attempts, again.turn_ids) == (job_id, 1, (said.id, other.id))
+        assert await store.finish_jobs([again], [], [], model=MODEL) is True
+        await store.update(said.id, Change(text="I eat nuts"), vector=axis(1), model=MODEL)
+        assert await store.pending_jobs() == 0
+        await store.update(said.id, Change(text="I love nuts"), vector=axis(1), model=MODEL, extract=True)
+        new = await claim(store)
+        assert (new.scope, new.turn_ids, new.attempts) == (said.scope, (said.id,), 1)
 
 
 async def test_finishing_supersedes_facts(make_store: MakeStore) -> None:
@@ -520,7 +557,7 @@ async def test_what_was_deleted_supersedes_nothing(make_store: MakeStore) -> Non
 async def test_finishing_reinforces_facts(make_store: MakeStore) -> None:
     """Turns that say a fact again join its turns, once each; it is noted, and the fact stays as it was otherwise."""
     first, second, gone = turn("one"), turn("two"), turn("gone")
-    known, deleted = fact("peanut", turn_ids=(first.id,)), fact("deleted")
+    known, deleted = fact("peanut", turn_ids=(first.id,), quote="one"), fact("deleted")
     later = START + timedelta(days=1)
     ids = (gone.id, second.id, first.id, second.id, "nope")
     said = [Reinforcement(fact_id=f.id, turn_ids=ids, at=later, cause="said again") for f in (known, deleted)]

@@ -96,6 +96,16 @@ SCRIPTS = [
     ("我住在巴黎Paris", "paris"),
     ("ピーナッツアレルギーがあります", "アレルギー"),
     ("犬", "犬"),
+    ("ฉันแพ้ถั่วลิสง", "ถั่วลิสง"),
+    ("ฉันแพ้ถั่วลิสง", "คุณแพ้อะไร"),
+    ("ຂ້ອຍແພ້ຖົ່ວດິນ", "ຖົ່ວດິນ"),
+    ("ខ្ញុំប្រតិកម្មសណ្តែកដី", "សណ្តែកដី"),
+    ("ကျွန်တော်မြေပဲနဲ့ဓာတ်မတည့်ဘူး", "မြေပဲ"),
+    ("a 🎂 for her", "🎂"),
+    ("so good👍🏽", "👍"),
+    ("off to 🇫🇮 with 👩‍💻", "🇫🇮"),
+    ("off to 🇫🇮 with 👩‍💻", "👩"),
+    ("a coffee ☕️, please", "☕"),
     ("हिन्दी में", "हिन्दी"),
     ("re\u0301sume\u0301", "résumé"),
     ("땅콩 알레르기", "땅콩"),
@@ -107,14 +117,14 @@ SCRIPTS = [
 
 
 async def test_keywords_work_without_spaces_and_in_other_scripts(make_store: MakeStore) -> None:
-    """Chinese and Japanese text is found by the characters it holds, other scripts by their words."""
+    """Text without spaces is found by the characters it holds, in other scripts by its words, and by its emoji."""
     async with make_store() as store:
         await add(store, turn("peanut"))
         for text, query in SCRIPTS:
             said = turn(text)
             await add(store, said)
             assert await about(store, ALICE, query) == [text]
-            assert await about(store, ALICE, "猫 cat") == []
+            assert await about(store, ALICE, "猫 cat แมว 🐈 🇫🇷") == []
             await store.delete(said.id)
             assert await about(store, ALICE, query) == []
 

@@ -72,7 +72,7 @@ said = st.lists(st.tuples(phrases, directions, metadata, ends), max_size=3)
 operations = st.one_of(
     st.tuples(st.just("add"), scopes, said, st.integers(0, 4), st.booleans()),
     st.tuples(st.just("learn"), said, supersessions | st.just([])),
-    st.tuples(st.just("update"), picks, changes, st.none() | directions),
+    st.tuples(st.just("update"), picks, changes, st.none() | directions, st.booleans()),
     st.tuples(st.just("supersede"), supersessions),
     st.tuples(st.just("delete"), picks),
     st.tuples(st.just("delete_all"), selections),
@@ -82,7 +82,7 @@ operations = st.one_of(
     st.tuples(st.just("finish"), picks, said, supersessions | st.just([]), st.lists(picks, max_size=3)),
     st.tuples(st.just("release"), picks, st.none() | st.integers(0, 3)),
     st.tuples(st.just("give_back"), picks),
-    st.tuples(st.just("revive")),
+    st.tuples(st.just("revive"), st.booleans()),
     st.tuples(st.just("find"), selections, phrases, directions, st.integers(1, 5)),
     st.tuples(st.just("browse"), selections, st.integers(1, 4), st.sampled_from(SORTS)),
     st.tuples(st.just("look"), picks, st.integers(0, 3), st.integers(0, 3)),
@@ -136,9 +136,12 @@ class Play:
         self.model.job_id = await next(self.stores).add_turns(turns, vectors, model=MODEL, extract=extract)
         assert self.model.job_id == await self.model.add_turns(turns, vectors, model=MODEL, extract=extract)
 
-    async def update(self, number: int, change: Change, vector: Vector | None) -> None:
+    async def update(self, number: int, change: Change, vector: Vector | None, extract: bool) -> None:  # noqa: FBT001 - drawn
         how: dict[str, Any] = {"vector": vector, "model": MODEL, "actor": "me", "cause": str(number)}
-        await self.same(lambda store: store.update(self.pick(number), change, **how))
+        store = next(self.stores)
+        result = await outcome(store.update(self.pick(number), change, extract=extract, **how))
+        self.model.job_id = next((job.id for job in reversed(await store.unfinished_jobs())), None)
+        assert result == await outcome(self.model.update(self.pick(number), change, extract=extract, **how))
 
     async def supersede(self, picked: Sequence[Any]) -> None:
         await self.same(lambda store: store.supersede(self.ended(picked), actor="me"))
@@ -197,8 +200,8 @@ class Play:
     async def give_back(self, number: int) -> None:
         await self.claimed(number, lambda store, jobs: store.return_jobs(jobs))
 
-    async def revive(self) -> None:
-        await self.same(lambda store: store.revive_jobs())
+    async def revive(self, dead: bool) -> None:  # noqa: FBT001 - drawn
+        await self.same(lambda store: store.revive_jobs(dead=dead))
 
     async def find(self, selection: Selection, query: str, vector: Vector, limit: int) -> None:
         ask: dict[str, Any] = {"vector": vector, "model": MODEL}

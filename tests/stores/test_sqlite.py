@@ -110,7 +110,7 @@ async def test_two_stores_see_each_others_writes(path: Path) -> None:
                 assert len(await near(reader, ALICE, axis(1))) == i + 1
                 assert len(await about(reader, ALICE, "peanut")) == i + 1
         job = await claim(two)
-        facts = [fact("peanut new", turn_ids=job.turn_ids), fact("peanut old", valid_to=START)]
+        facts = [fact("peanut new"), fact("peanut old", valid_to=START)]
         await two.finish_jobs([job], facts, [axis(0, 1)] * 2, model=MODEL)
         assert (await near(one, ALICE, axis(0, 1)))[0] == "peanut new"
         for memory, store in zip(said, [two, one] * 3, strict=True):

@@ -305,7 +305,7 @@ async def damaged(path: Path, sql: str) -> None:
         known = fact("Alice loves peanuts", turn_ids=("first",))
         await add(store, turn("I love peanuts", id="first"), turn("hello", id="second"), turn("bye", id="third"))
         await learn(store, known)
-        await store.update("first", Change(text="I like peanuts"), vector=axis(0, 1), model=MODEL)
+        await store.update("second", Change(text="hello you"), vector=axis(0, 1), model=MODEL)
         await store.supersede([Supersession(fact_id=known.id, valid_to=LONG_AGO)])
         await store.delete("third")
         assert await store.check() == []

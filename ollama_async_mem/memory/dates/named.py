@@ -89,7 +89,7 @@ def _weekday(said: Said, match: Match) -> Span | None:
         return None
     if match["week"]:
         return KINDS[name](spans.week(said.day, _STEPS[match["week"]]).start, 0)
-    return nth(KINDS[name], said.day, 1 if is_future(said, match) else -1)
+    return nth(KINDS[name], said.day, 1 if match["prep"] == "for" or is_future(said, match) else -1)
 
 
 def _year(_said: Said, match: Match) -> Span:

@@ -31,31 +31,44 @@ _FUTURE = listed(
     "supposed tomorrow soon ready excited planned invited starts opens begins leave leaves leaving heading "
     "flying free due next coming attend join fly flies arrive arrives depart departs remind"
 )
-_PHRASES = ["see you", "have to", "visit us", "visit me", "'ve got", "have got", "has got"]
+_PHRASES = ["see you", "have to", "visit us", "visit me", "i've got", "we've got", "have got", "has got"]
+_WEAK = set(
+    listed(
+        "have has appointment appointments meeting meetings exam exams interview interviews flight flights party "
+        "concert wedding deadline reminder ticket tickets"
+    )
+)
+"""What mostly lies ahead: a future where the sentence has no other cue."""
+_DONE = r"did(?:n't| not)?(?: (?:i|you|we|they|he|she|it))? [a-z]+|had to [a-z]+"
+"""A past that takes in its verb, which alone may tell a future."""
 _CUES: dict[str, Tense] = {**dict.fromkeys(_PAST, "past"), **dict.fromkeys(_FUTURE + _PHRASES, "future")}
 _NO_PAST = set(listed("interested tired scared worried thrilled wed bed red shed sacred hundred naked married"))
 _SHORTEST_PAST = len("used")
-_WORD = re.compile("|".join([*_PHRASES, "[a-z']+"]))
+_WORD = re.compile("|".join([_DONE, *_PHRASES, "[a-z']+"]))
 _STOP = re.compile(r"[.!?;\n]")
 
 
 def tense_at(text: str, start: int, end: int) -> Tense | None:
     """Tell the tense around `text[start:end]`, text in lower case: the cue that is nearest in its sentence decides."""
-    before = _STOP.split(text[max(0, start - _REACH) : start])[-1]
-    after = _STOP.split(text[end : end + _REACH], maxsplit=1)[0]
-    steps_back, behind = _nearest(reversed(_WORD.findall(before)))
-    steps_on, ahead = _nearest(_WORD.findall(after))
-    return behind if steps_back <= steps_on else ahead
+    before = _WORD.findall(_STOP.split(text[max(0, start - _REACH) : start])[-1])
+    after = _WORD.findall(_STOP.split(text[end : end + _REACH], maxsplit=1)[0])
+    steps_back, behind = _nearest(reversed(before))
+    steps_on, ahead = _nearest(after)
+    nearest = behind if steps_back <= steps_on else ahead
+    return nearest or (None if _WEAK.isdisjoint((*before, *after)) else "future")
 
 
 def _nearest(words: Iterable[str]) -> tuple[int, Tense | None]:
     """Return the first cue, and how many words come before it."""
     for steps, word in enumerate(words):
-        if cue := _CUES.get(word) or _regular_past(word):
+        if cue := _CUES.get(word) or _past(word):
             return steps, cue
     return _REACH, None
 
 
-def _regular_past(word: str) -> Tense | None:
+def _past(word: str) -> Tense | None:
+    """The past of a verb by its ending, or one with its verb."""
+    if word.startswith(("did ", "didn't ", "had to ")):
+        return "past"
     is_past = word.endswith("ed") and len(word) >= _SHORTEST_PAST and word[-3] != "e" and word not in _NO_PAST
     return "past" if is_past else None
