@@ -9,7 +9,7 @@ import msgspec
 
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.memory.texts import clean
-from ollama_async_mem.memory.vision import REMOTE, as_base64
+from ollama_async_mem.memory.vision import REMOTE, as_bytes
 from ollama_async_mem.records import Message
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _written(item: Any) -> dict[str, Any]:
     texts, images = _parts(fields.get("content"))
     images += fields.get("images") or ()
     texts += [f"[image: {image}]" for image in images if _is_remote(image)]
-    encoded = [as_base64(image) for image in images if not _is_remote(image)]
+    encoded = [as_bytes(image) for image in images if not _is_remote(image)]
     calls = [_call(call) for call in fields.get("tool_calls") or ()]
     kept = {name: fields[name] for name in _KEPT if fields.get(name)}
     more = {name: value for name, value in (("images", encoded), ("tool_calls", calls)) if value}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.ports import ChatModel
     from ollama_async_mem.records import Message
 
-__all__ = ["REMOTE", "as_base64", "described"]
+__all__ = ["REMOTE", "as_bytes", "described"]
 
 _QUESTION = (
     "Describe this image in two or three plain sentences, for someone who will look for it later: "
@@ -49,17 +49,16 @@ async def _note(image: bytes | str, vision: ChatModel | None) -> str:
         return f"[image: {image}]"
     if vision is None:
         return ""
-    asked: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION, "images": [as_base64(image)]}]
+    asked: list[dict[str, Any]] = [{"role": "user", "content": _QUESTION, "images": [as_bytes(image)]}]
     return f"[image: {' '.join(str(await vision.generate(asked)).split())}]"
 
 
-def as_base64(image: bytes | str) -> str:
-    """An image as base64. A text that is none is refused: messages come from anybody, and may not name files."""
+def as_bytes(image: bytes | str) -> bytes:
+    """The bytes of an image. Other text than base64 is refused: messages come from anybody, and may not name files."""
     if isinstance(image, bytes):
-        return base64.b64encode(image).decode()
+        return image
     data = image.partition(",")[2] if image.startswith("data:") else image
     try:
-        base64.b64decode(data, validate=True)
+        return base64.b64decode(data, validate=True)
     except ValueError as exc:
         raise ConfigError("an image is neither bytes, nor base64, nor a data: URL, nor an https: URL") from exc
-    return data
