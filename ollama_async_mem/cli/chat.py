@@ -153,4 +153,6 @@ async def stream_answer(
             say(piece, end="")
             sys.stdout.flush()
     say()
+    if stream.error:
+        note(f"this was not remembered: {stream.error}")
     return stream.answer, stream.memories
