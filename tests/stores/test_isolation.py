@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ollama_async_mem.ports import MemoryStore
-    from ollama_async_mem.records import MemoryRecord
+    from ollama_async_mem.records import Job, MemoryRecord
     from stores.samples import MakeStore
 
 USERS = ["u1", "u11", "U1", "u1 ", "u1' OR 1=1 --"]  # no two are the same
@@ -118,7 +118,7 @@ class User:
         assert all(memory.text.endswith(f" {self.scope.user_id}") for memory in found)
 
 
-async def work(stores: list[MemoryStore], over: asyncio.Event, held: set[Scope]) -> None:
+async def work(stores: list[MemoryStore], over: asyncio.Event, held: dict[Scope, list[Job]]) -> None:
     """Turn jobs into facts that supersede an older one of the same scope, until there are none any more."""
     older: dict[Scope, str] = {}
     while True:
@@ -130,23 +130,27 @@ async def work(stores: list[MemoryStore], over: asyncio.Event, held: set[Scope])
             await asyncio.sleep(0)
             continue
         (scope,) = {job.scope for job in jobs}
-        assert scope not in held  # the jobs of a scope are worked off one after the other
-        held.add(scope)
+        held[scope] = jobs
         turn_ids = [turn_id for job in jobs for turn_id in job.turn_ids]
         assert all(isinstance(memory, Turn) for memory in await stores[-1].get_many(turn_ids))
         new = fact(f"peanut fact {scope.user_id}", scope, turn_ids=tuple(turn_ids[:1]))
         ends = [Supersession(fact_id=older[scope], valid_to=LONG_AGO, by=new.id)] if scope in older else []
         again = [Reinforcement(fact_id=older[scope], turn_ids=tuple(turn_ids), at=START)] if scope in older else []
-        held.remove(scope)
+        is_overtaken = held.get(scope) is not jobs
+        if not is_overtaken:
+            del held[scope]
         vectors = [axis(1, 1)]
-        assert await stores[-1].finish_jobs(jobs, [new], vectors, model=MODEL, superseded=ends, reinforced=again)
-        older[scope] = new.id
+        if await stores[-1].finish_jobs(jobs, [new], vectors, model=MODEL, superseded=ends, reinforced=again):
+            assert not is_overtaken  # the jobs of a scope are worked off one after the other
+            older[scope] = new.id
+        else:  # one of the turns has a new text
+            await stores[-1].return_jobs(jobs)
 
 
 async def live_together(stores: list[MemoryStore]) -> None:
     """Let all users live at once, with workers behind them; at the end each has what is theirs, and no one else's."""
     users, over = [User(name, stores) for name in USERS], asyncio.Event()
-    held: set[Scope] = set()
+    held: dict[Scope, list[Job]] = {}
     async with asyncio.TaskGroup() as workers:
         for _ in range(2):
             workers.create_task(work(stores, over, held))
