@@ -8,6 +8,7 @@ connection for itself. It knows nothing of memories.
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ._sqlite_work import Mode
 
 __all__ = ["Connect", "Interlude", "LongWork", "SQLiteThreads"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LongWork: TypeAlias = Callable[[sqlite3.Connection, threading.Event], T]
@@ -240,7 +243,8 @@ class SQLiteThreads:
         """Do what nobody waits for; when it fails it is tried again after the next commit."""
         try:
             return self._upkeep(conn, is_idle=is_idle)
-        except Exception:  # noqa: BLE001 - nobody waits for it, and without this thread nothing could be written
+        except Exception as exc:  # noqa: BLE001 - nobody waits for it, and without this thread nothing could be written
+            _log.warning("upkeep of %s failed, and is tried again after the next write: %s", self._where, exc)
             rollback(conn)
             return None
 

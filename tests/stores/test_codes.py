@@ -311,8 +311,10 @@ async def test_blocks_that_are_missing_do_not_keep_upkeep_busy(small: None, path
         assert (await table(store, "SELECT count(*) FROM changes"))[0][0] <= 6
 
 
-async def test_upkeep_that_fails_is_done_later(small: None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that fails disturbs no caller, and leaves nothing half done."""
+async def test_upkeep_that_fails_is_done_later(
+    small: None, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step that fails disturbs no caller, leaves nothing half done, and the log says why."""
     step = Upkeep.after_commit
     failures = iter([sqlite3.OperationalError("disk I/O error"), MemoryError(), ValueError("a bug")])
 
@@ -329,6 +331,7 @@ async def test_upkeep_that_fails_is_done_later(small: None, path: Path, monkeypa
         await settle(store)
         assert await table(store, "SELECT size FROM code_blocks") == [(4,)] * 6
         assert await store.check() == []
+    assert [reason in caplog.text for reason in ("disk I/O error", "a bug")] == [True, True]
 
 
 def write_coded(path: str) -> None:
