@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.llm import OllamaLLM
     from ollama_async_mem.memory.chat import MemoryChat
     from ollama_async_mem.memory.service import MemoryService
+    from ollama_async_mem.memory.weights import RankingWeights
     from ollama_async_mem.ollama._http import Timeouts
     from ollama_async_mem.ollama._retry import RetryPolicy, no_retry_waits
     from ollama_async_mem.ollama._streams import ChatStream, GenerateStream
@@ -68,6 +69,7 @@ _HOMES = {
     "Page": "records",
     "PullProgress": "ollama.schema",
     "PullState": "ollama.models",
+    "RankingWeights": "memory.weights",
     "RetryPolicy": "ollama._retry",
     "RunningModel": "ollama.schema",
     "Scope": "records",
@@ -112,6 +114,7 @@ __all__ = [
     "Page",
     "PullProgress",
     "PullState",
+    "RankingWeights",
     "RetryPolicy",
     "RunningModel",
     "Scope",

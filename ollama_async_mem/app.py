@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -13,6 +14,7 @@ from ollama_async_mem.config import load_settings, settings_file
 from ollama_async_mem.connect import connect
 from ollama_async_mem.llm import OllamaLLM
 from ollama_async_mem.memory.service import MemoryService
+from ollama_async_mem.memory.weights import RankingWeights
 from ollama_async_mem.portable import export_file, import_file
 from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
@@ -20,7 +22,7 @@ from ollama_async_mem.stores import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ollama_async_mem.config import ConnectionConfig, Settings
+    from ollama_async_mem.config import ConnectionConfig, MemoryConfig, Settings
     from ollama_async_mem.memory.behaviour import Behaviour
     from ollama_async_mem.ollama.client import OllamaClient
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
@@ -46,7 +48,8 @@ class Memory(MemoryService):
         client: an `OllamaClient` to use for both models, whatever the settings say; it stays open afterwards.
         config: settings, as a mapping or the path of a YAML or JSON file, see `load_config`; by default the file
             that OLLAMA_ASYNC_MEM_CONFIG names. Variables win over them, and arguments over both.
-        **behaviour: `extract_here`, `prompt`, `idle_s`, `concurrency`, `same_within`, `weights`, as of `MemoryService`.
+        **behaviour: `extract_here`, `prompt`, `idle_s`, `concurrency`, `same_within`, `weights`,
+            `reranker`, as of `MemoryService`.
 
     Constructing does no I/O. A settings file is read when the memory is opened: only then it may be found wrong, and
     only then `store` and `client` are those that it names.
@@ -119,7 +122,7 @@ class Memory(MemoryService):
     async def import_(
         self, path: str | os.PathLike[str], *, on_progress: Callable[[int, int], object] | None = None
     ) -> CopyReport:
-        """Store what `export` wrote, but what is there already. Vectors of another model are made anew.
+        """Store what `export` wrote, but what is there already. Only vectors of another model are made anew.
 
         `on_progress` gets the number of memories that are done, and of all.
 
@@ -159,9 +162,21 @@ class Memory(MemoryService):
             ),
             llm=_given_or(llm, lambda: OllamaLLM(settings.llm, client=client_for(settings.llm))),
             vision=OllamaLLM(vision, client=client_for(settings.llm)) if isinstance(vision, str) else vision,
-            **behaviour,
+            **(_behaviour(settings.memory) | behaviour),
             resources=tuple(clients.values()),
         )
+
+
+def _behaviour(config: MemoryConfig) -> Behaviour:
+    """What the settings say of how a memory works, as its arguments."""
+    return {
+        "prompt": config.prompt,
+        "idle_s": config.idle_s,
+        "concurrency": config.concurrency,
+        "extract_here": config.extract,
+        "same_within": timedelta(seconds=config.same_within),
+        "weights": RankingWeights(**config.weights.given),
+    }
 
 
 def _name(value: object) -> str | None:

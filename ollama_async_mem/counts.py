@@ -1,4 +1,4 @@
-"""How much there is: what stores and the extraction count. Records only."""
+"""How much there is: what stores, the extraction and the embedder count. Records only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from .records import EmbeddingSpace, Scope  # noqa: TC001 - as above
 
-__all__ = ["Counts", "ExtractionCounts", "MemoryStatistics", "ScopeCounts", "Statistics"]
+__all__ = ["Counts", "EmbeddingCounts", "ExtractionCounts", "MemoryStatistics", "ScopeCounts", "Statistics"]
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -61,8 +61,32 @@ class ExtractionCounts(msgspec.Struct, frozen=True, kw_only=True):
     rejected: dict[str, int] = {}
 
 
+class EmbeddingCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an embedder has done since it was made.
+
+    `texts` were asked for, in pieces where they were too long: `cache_hits` of them were in the cache, `shared` were
+    under way already, and `sent` went out in `requests`, which took `seconds` in sum and were tried again `retries`
+    times. `failed` have no vector. `split` is the number of too long texts, `dimension` the length of the vectors, 0
+    before the first.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+    texts: int = 0
+    sent: int = 0
+    shared: int = 0
+    cache_hits: int = 0
+    cached: int = 0
+    cache_bytes: int = 0
+    split: int = 0
+    failed: int = 0
+    dimension: int = 0
+
+
 class MemoryStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store holds, and what the extraction of this process did, None where it does none."""
+    """What a store holds, and what extraction and embedder of this process did, None where that is not counted."""
 
     store: Statistics
     extraction: ExtractionCounts | None = None
+    embedding: EmbeddingCounts | None = None

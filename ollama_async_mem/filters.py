@@ -4,8 +4,9 @@ The grammar is `{"field": value}`, `{"field": {"gt": 1, "lt": 5}}`, and `AND`, `
 nested. Several fields in one mapping, and several operators on one field, must all hold.
 
 A field is one of the memory's own (`TEXT_FIELDS`, `TIME_FIELDS`), else a key of its metadata, with dots into nested
-ones; `metadata.at` is the metadata where the memory has such a field itself. Values of different types are never
-equal and never in order: text is compared by code point, numbers as numbers, and times as instants.
+ones; `metadata.at` is the metadata where the memory has such a field itself. A name that is nearly one of the memory's
+own, such as `userId` or `creatd_at`, is refused as a slip, but behind `metadata.` any is taken. Values of different
+types are never equal and never in order: text is compared by code point, numbers as numbers, and times as instants.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from difflib import get_close_matches
 from reprlib import Repr
 from typing import Any, Final, Literal, TypeAlias
 
@@ -47,6 +49,9 @@ _MAX_CONDITIONS: Final = 500
 _MAX_VALUES: Final = 10_000
 _MAX_NUMBER: Final = 2**53
 _DAY: Final = timedelta(days=1)
+_SLIP: Final = 0.85
+"""How alike a name and a field are, from 0 to 1, where one letter is missing, too much or wrong."""
+_MAX_SLIP: Final = 20
 _CLOCK: Final = r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?"
 _OFFSET: Final = r"Z|[+-](0\d|1[0-5]):[0-5]\d"
 _TIME: Final = re.compile(rf"\d{{4}}-\d\d-\d\d([T ]{_CLOCK}({_OFFSET})?)?", re.ASCII)
@@ -162,10 +167,35 @@ def _entry(name: object, value: Any, depth: int) -> Condition:
 def _field(name: str) -> Field:
     if name in TEXT_FIELDS or name in TIME_FIELDS:
         return Field(name)
+    if meant := _meant(name):
+        raise ConfigError(
+            f"unknown filter field {_show(name)}: did you mean {meant!r}? "
+            f"A key of the metadata with this name is {_show(f'metadata.{name}')}"
+        )
     path = tuple(name.removeprefix("metadata.").split("."))
     if not all(path) or len(path) > _MAX_DEPTH:
         raise ConfigError(f"the filter field {_show(name)} has an empty part, or more than {_MAX_DEPTH}")
     return Field("", path)
+
+
+def _meant(name: str) -> str:
+    """The memory's own field that a name is a slip of, "" where it can only be a key of metadata."""
+    folded = _folded(name)
+    if folded in _KNOWN:
+        return _KNOWN[folded]
+    if len(folded) > _MAX_SLIP or "." in folded:
+        return ""
+    near = get_close_matches(folded, _LONG, 1, _SLIP) or [known for known in _LONG if sorted(known) == sorted(folded)]
+    return _KNOWN[near[0]] if near and near[0][0] == folded[0] else ""
+
+
+def _folded(name: str) -> str:
+    """What `user_id`, `userId` and `User-ID` have in common."""
+    return name.lower().replace("_", "").replace("-", "")
+
+
+_KNOWN: Final = {_folded(name): name for name in (*TEXT_FIELDS, *TIME_FIELDS)}
+_LONG: Final = [folded for folded, name in _KNOWN.items() if len(name) > len("quote")]  # "text" is too near to "test"
 
 
 def _short(field: Field, name: str, value: Any) -> Condition:

@@ -12,6 +12,7 @@ import anyio
 from ollama_async_mem.errors import ConfigError, StoreError
 from ollama_async_mem.memory.intake import embedded_text
 from ollama_async_mem.records import EmbeddingSpace, Turn
+from ollama_async_mem.stores._lines import read_header
 from ollama_async_mem.stores.transfer import export_lines, import_lines
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ async def import_file(
 ) -> CopyReport:
     """Store what `export_file` wrote, but what is there already; of another model's vectors new ones are made.
 
+    A store that never held vectors is bound to those of the file where the embedder's model made them, and then the
+    embedder is not asked.
+
     Raises:
         ConfigError: the file cannot be read, or is none of ours; the message says which line.
         EmbeddingMismatch: the store holds vectors of another model than the embedder's.
@@ -65,19 +69,31 @@ async def import_file(
     """
     try:
         async with await anyio.open_file(_checked(path), "rb") as file:
-            space = await store.embedding_space() or await _space_of(embedder)
+            first = await file.readline()
+            space = await store.embedding_space() or _space_in(first, embedder) or await _space_of(embedder)
 
             async def embed(memories: Sequence[MemoryRecord]) -> Sequence[Vector]:
                 texts = [embedded_text(memory) if isinstance(memory, Turn) else memory.text for memory in memories]
                 return await embedder.embed_documents(texts)
 
             async def lines() -> AsyncIterator[bytes]:
+                yield first
                 async for line in file:
                     yield line
 
             return await import_lines(store, lines(), space=space, embed=embed, on_progress=on_progress)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror or exc}") from exc
+
+
+def _space_in(header: bytes, embedder: Embedder) -> EmbeddingSpace | None:
+    """Whose vectors a file holds, None where they are not the embedder's.
+
+    Raises:
+        ConfigError: the line is no header.
+    """
+    space = read_header(header).space if header.strip() else None
+    return space if space and space.model == embedder.model else None
 
 
 async def _space_of(embedder: Embedder) -> EmbeddingSpace:

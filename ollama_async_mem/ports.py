@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import builtins
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .counts import Counts, ScopeCounts, Statistics
+    from .counts import Counts, EmbeddingCounts, ScopeCounts, Statistics
     from .records import (
         Candidate,
         Change,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-__all__ = ["ChatModel", "Embedder", "MemoryStore"]
+__all__ = ["ChatModel", "CountingEmbedder", "Embedder", "MemoryStore", "Reranker"]
 
 
 class Embedder(Protocol):
@@ -60,6 +60,16 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class CountingEmbedder(Embedder, Protocol):
+    """An embedder that counts what it does; none has to."""
+
+    @property
+    def statistics(self) -> EmbeddingCounts:
+        """What it has done so far."""
+        ...
+
+
 class ChatModel(Protocol):
     """A chat model, whole answers and streamed ones."""
 
@@ -78,6 +88,18 @@ class ChatModel(Protocol):
 
     def stream(self, messages: Sequence[Mapping[str, Any]]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Answer as pieces of text; leaving the context stops the model."""
+        ...
+
+
+class Reranker(Protocol):
+    """Reads a query and a text together, as a cross-encoder does, and says how well they fit."""
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Score each text, in order, from 0 to 1.
+
+        Raises:
+            OllamaAsyncMemError: it cannot; the search goes on without it.
+        """
         ...
 
 
@@ -130,14 +152,15 @@ class MemoryStore(Protocol):
         *,
         vector: Vector | None = None,
         model: str = "",
-        extract: bool = False,
+        extract: bool | None = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
         """Change one memory and note it in its history; returns it as it is now. A new text comes with its vector.
 
         A turn whose text changes leaves `Fact.turn_ids` as one that is deleted does. Claims on its jobs end, and those
-        jobs are due at once; where none waits for it and `extract` is set, one is queued.
+        jobs are due at once; where none waits for it and `extract` is set, one is queued. None sets it for a turn that
+        was to be read before: where a fact was drawn from it, or a job for it was given up.
 
         Raises:
             RecordNotFound: there is none with this id.

@@ -125,7 +125,7 @@ class DateRange(msgspec.Struct, frozen=True, gc=False):
     position: tuple[int, int]
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="turn"):
+class Turn(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="turn"):
     """A stored message, word for word; from `expires_at` on it is not found any more.
 
     `dates` are the days that its words name, seen from `at`.
@@ -153,7 +153,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="tur
         return self.speaker or self.role
 
 
-class Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fact"):
+class Fact(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind", tag="fact"):
     """A stored statement, with the words it was drawn from and the turns that hold them.
 
     `at` is when it was said, and `dates` are the days that its words name, seen from then; `valid_to` is set once a
@@ -212,7 +212,7 @@ class Hit(msgspec.Struct, frozen=True, gc=False):
 
 
 class SearchResult(msgspec.Struct, frozen=True):
-    """The hits, best first. `degraded` names the indexes that could not be asked."""
+    """The hits, best first. `degraded` names what could not be asked: "dense" is the vectors, or the "reranker"."""
 
     hits: tuple[Hit, ...]
     degraded: tuple[str, ...] = ()

@@ -15,6 +15,8 @@ from ollama_async_mem.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ollama_async_mem.memory.behaviour import Behaviour
+
 TEA = "I like green tea"
 
 
@@ -64,6 +66,35 @@ async def test_a_memory_of_a_mapping(server: ScriptedOllama, tmp_path: Path) -> 
         assert await remembered(mem)
         assert mem.store.location == str(tmp_path / "b.db")
     assert server.requests_to("POST /api/chat")[0].json["model"] == "yes"
+
+
+@pytest.mark.parametrize("prompt", [None, "Only pets."])
+async def test_how_a_memory_works_is_in_the_settings(
+    server: ScriptedOllama, tmp_path: Path, prompt: str | None
+) -> None:
+    """What the section `memory` says is done, and what an argument says in its place."""
+    path = tmp_path / "settings.json"
+    weights = {"listed": 0, "dense": 0, "dense_before": 0, "words": 0, "statement": 0}
+    works = {"prompt": "Only food.", "idle_s": 0, "same_within": 0, "weights": weights}
+    path.write_text(json.dumps(settings(server, tmp_path) | {"memory": works}))
+    given: Behaviour = {"prompt": prompt} if prompt else {}
+    async with Memory(config=path, **given) as mem:
+        await mem.add(TEA, user_id="ann", infer="now")
+        again = await mem.add(TEA, user_id="ann", infer=False)
+        assert again.is_new
+        (hit, _) = await mem.search(TEA, user_id="ann", explain=True)
+        assert set(hit.parts.values()) <= {0.0}
+    told = server.requests_to("POST /api/chat")[0].json["messages"][0]["content"]
+    assert told.startswith(prompt or "Only food.")
+
+
+async def test_the_settings_may_leave_extraction_to_others(server: ScriptedOllama, tmp_path: Path) -> None:
+    """The job is queued, and this process asks no model."""
+    works = {"memory": {"extract": False, "idle_s": 0}}
+    async with Memory(config=settings(server, tmp_path) | works) as mem:
+        await mem.add(TEA, user_id="ann", infer="now")
+        assert await mem.flush() == 1
+    assert not server.requests_to("POST /api/chat")
 
 
 async def test_a_variable_names_the_settings(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -16,8 +18,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ollama_async_mem import EmbedderConfig, OllamaConfig, Settings, load_config, load_settings
-from ollama_async_mem.config import data_folder, default_store
+from ollama_async_mem.app import _behaviour
+from ollama_async_mem.config import MemoryConfig, WeightsConfig, data_folder, default_store
 from ollama_async_mem.errors import ConfigError, MissingExtra
+from ollama_async_mem.memory.behaviour import Behaviour
+from ollama_async_mem.memory.service import MemoryService
+from ollama_async_mem.memory.weights import RankingWeights
 from ollama_async_mem.ollama._options import _AT_LEAST, _WITHIN, checked_options
 
 if TYPE_CHECKING:
@@ -227,7 +233,18 @@ def test_what_is_wrong_with_a_mapping_is_said(mapping: Any, message: str) -> Non
         ({"embeder": {}}, "unknown key 'embeder', did you mean 'embedder'?"),
         ({"store": 5}, "store cannot be 5; allowed is a text that is not blank"),
         ({"vector_store": {}}, "unknown key 'vector_store': name the one file of all memories by 'store'"),
-        ({"custom_instructions": "x"}, "unknown key 'custom_instructions'"),
+        ({"custom_instructions": "x"}, "unknown key 'custom_instructions': they are 'prompt' under 'memory' here"),
+        ({"memory": 5}, "memory is a mapping of keys to values, got 5"),
+        ({"memory": {"idle": 1}}, "unknown key 'memory.idle', did you mean 'idle_s'?"),
+        ({"memory": {"idle_s": -1}}, "memory.idle_s cannot be -1; allowed is a number of seconds from 0"),
+        ({"memory": {"concurrency": 0}}, "memory.concurrency cannot be 0; allowed is an integer from 1"),
+        ({"memory": {"extract": "no"}}, "memory.extract cannot be 'no'; allowed is true or false"),
+        ({"memory": {"prompt": " "}}, "memory.prompt cannot be ' '; allowed is a text that is not blank"),
+        ({"memory": {"same_within": "1h"}}, "memory.same_within cannot be '1h'; allowed is a number of seconds from 0"),
+        ({"memory": {"weights": 0}}, "memory.weights is a mapping of keys to values, got 0"),
+        ({"memory": {"weights": {"word": 1}}}, "unknown key 'memory.weights.word', did you mean 'words'?"),
+        ({"memory": {"weights": {"dense": -1}}}, "memory.weights.dense cannot be -1; allowed is a number from 0"),
+        ({"memory": {"weights": {"half_life_days": 0}}}, "memory.weights.half_life_days cannot be 0; allowed is a "),
         (None, "settings are a mapping or the path of a file, got None"),
     ],
 )
@@ -350,6 +367,66 @@ def test_a_variable_names_the_file(tmp_path: Path) -> None:
     assert load_settings({"OLLAMA_ASYNC_MEM_CONFIG": str(path)}).origins["llm.model"] == str(path)
     assert load_settings({"OLLAMA_ASYNC_MEM_CONFIG": str(path)}, config={}).llm.model == "llama3.2"
     assert load_settings({"OLLAMA_ASYNC_MEM_CONFIG": "  "}).llm.model == "llama3.2"
+
+
+def test_how_a_memory_works_can_be_set() -> None:
+    """By file and by variables, which win; each weight comes from where it was set last."""
+    said = {"prompt": "Food only.", "extract_here": False, "weights": {"recency": 0.5, "words": 2}}
+    environment = {
+        "OLLAMA_ASYNC_MEM_IDLE_S": "2.5",
+        "OLLAMA_ASYNC_MEM_CONCURRENCY": "3",
+        "OLLAMA_ASYNC_MEM_EXTRACT": "true",
+        "OLLAMA_ASYNC_MEM_SAME_WITHIN": " ",
+        "OLLAMA_ASYNC_MEM_WEIGHTS": '{"recency": 1}',
+    }
+    settings = load_settings(environment, config={"memory": said})
+    weights = WeightsConfig(recency=1, words=2)
+    assert settings.memory == MemoryConfig(prompt="Food only.", idle_s=2.5, concurrency=3, weights=weights)
+    origins = {name: origin for name, origin in settings.origins.items() if name.startswith("memory.")}
+    assert origins == {
+        "memory.prompt": "mapping",
+        "memory.extract": "OLLAMA_ASYNC_MEM_EXTRACT",
+        "memory.idle_s": "OLLAMA_ASYNC_MEM_IDLE_S",
+        "memory.concurrency": "OLLAMA_ASYNC_MEM_CONCURRENCY",
+        "memory.weights.recency": "OLLAMA_ASYNC_MEM_WEIGHTS",
+        "memory.weights.words": "mapping",
+    }
+    assert load_settings({}, config={"memory": None}).memory == MemoryConfig()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("IDLE_S", "soon", "OLLAMA_ASYNC_MEM_IDLE_S cannot be 'soon'; allowed is a number of seconds from 0"),
+        ("CONCURRENCY", "0", "OLLAMA_ASYNC_MEM_CONCURRENCY cannot be '0'; allowed is an integer from 1"),
+        ("EXTRACT", "perhaps", "OLLAMA_ASYNC_MEM_EXTRACT cannot be 'perhaps'; allowed is true or false"),
+        ("WEIGHTS", "much", "OLLAMA_ASYNC_MEM_WEIGHTS cannot be 'much'; allowed is a JSON object, such as "),
+        ("WEIGHTS", '{"words": "x"}', "OLLAMA_ASYNC_MEM_WEIGHTS: words cannot be 'x'; allowed is a number from 0"),
+        ("WEIGHTS", '{"word": 1}', "OLLAMA_ASYNC_MEM_WEIGHTS: unknown key 'word', did you mean 'words'?"),
+    ],
+)
+def test_what_is_wrong_with_a_variable_is_said(variable: str, text: str, message: str) -> None:
+    """It is named, with what is allowed."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings({f"OLLAMA_ASYNC_MEM_{variable}": text})
+    assert str(caught.value).startswith(message)
+
+
+def test_a_wrong_file_is_named(tmp_path: Path) -> None:
+    """With the key in it."""
+    path = tmp_path / "a.json"
+    path.write_text('{"memory": {"idle_s": -1}}')
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: memory.idle_s cannot be -1")):
+        load_settings({}, config=path)
+
+
+def test_the_settings_of_a_memory_are_its_arguments() -> None:
+    """Names and defaults are those of the classes that take them."""
+    assert WeightsConfig.__struct_fields__ == RankingWeights.__struct_fields__
+    defaults = {name: value.default for name, value in inspect.signature(MemoryService.__init__).parameters.items()}
+    ours = _behaviour(MemoryConfig())
+    assert set(ours) == set(Behaviour.__annotations__) - {"reranker"}  # an object, which no file can name
+    assert ours == {name: defaults[name] for name in ours}
 
 
 @pytest.mark.parametrize("arguments", [{"llm": " "}, {"store": ""}, {"modell": "x"}])

@@ -127,6 +127,14 @@ BAD: list[tuple[Any, str]] = [
     ({"a": {"contains": None}}, "'contains' on 'a' is about texts and lists"),
     ({"a": {"contains": NOON}}, "'contains' on 'a' is about texts and lists"),
     ({"at": {"contains": "2026"}}, "'contains' on 'at' is about texts and lists"),
+    ({"usr_id": "alice"}, "unknown filter field 'usr_id': did you mean 'user_id'.*'metadata.usr_id'"),
+    ({"AND": [{"creatd_at": {"gt": "2026-03-01"}}]}, "did you mean 'created_at'"),
+    ({"userId": "alice"}, "did you mean 'user_id'"),
+    ({"uesr_id": "alice"}, "did you mean 'user_id'"),
+    ({"runid": "7"}, "did you mean 'run_id'"),
+    ({"speakers": "Mia"}, "did you mean 'speaker'"),
+    ({"Expires-At": None}, "did you mean 'expires_at'"),
+    ({"Text": "tea"}, "did you mean 'text'"),
     ({"a": {"icontains": 1}}, "'icontains' on 'a' takes a text, got int"),
     ({"text": NOON}, "the filter on 'text' takes a text, got a time"),
     ({"at": 5}, "the filter on 'at' takes a date or a time such as 2026-03-01, got 5"),
@@ -159,6 +167,14 @@ def test_what_cannot_be_read_is_refused(filters: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         parse_filters(filters)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "name", ["metadata.usr_id", "metadata.userId", "user.id", "user", "turn_id", "test", "roles", "updated_at", "and"]
+)
+def test_other_names_are_of_metadata(name: str) -> None:
+    """A name is refused only where it is plainly a slip, and behind `metadata.` never."""
+    assert parse_filters({name: 1}) == Compare(Field("", tuple(name.removeprefix("metadata.").split("."))), "eq", 1)
 
 
 def nested(depth: int) -> dict[str, Any]:

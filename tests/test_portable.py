@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes import ScriptedOllama, error
+from fakes.ports import refusing_port
 
 from ollama_async_mem import Memory
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, OllamaError, StoreError
@@ -40,7 +41,21 @@ async def test_a_memory_travels_in_a_file(server: ScriptedOllama, tmp_path: Path
         assert await mem.store.pending_jobs() == 1
         assert (await mem.import_(file)).new == 0
         assert [hit.text for hit in await mem.search("green", user_id="alice", limit=1)] == ["I like green tea"]
-    assert len(server.requests_to("POST /api/embed")) == before + 2  # the length of a vector, and the query
+    assert len(server.requests_to("POST /api/embed")) == before + 1  # the query
+
+
+async def test_vectors_of_the_same_model_need_no_server(server: ScriptedOllama, tmp_path: Path) -> None:
+    """A backup can be read back while the model is away, also into an empty store, which takes more afterwards."""
+    file = tmp_path / "memories.jsonl"
+    async with Memory(tmp_path / "a.db", host=server.url) as mem:
+        await mem.add(["I like tea", "I met Bob"], user_id="alice", infer=False)
+        await mem.export(file)
+    with refusing_port() as port:
+        async with Memory(tmp_path / "b.db", host=f"127.0.0.1:{port}") as mem:
+            assert (await mem.import_(file)).new == 2
+    async with Memory(tmp_path / "b.db", host=server.url) as mem:
+        await mem.add("I own a boat", user_id="alice", infer=False)
+        assert [hit.text for hit in await mem.search("tea", user_id="alice", limit=1)] == ["I like tea"]
 
 
 async def test_vectors_of_another_model_are_made_anew(server: ScriptedOllama, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from ollama_async_mem.cli.formats import Addition
+    from ollama_async_mem.counts import EmbeddingCounts
     from ollama_async_mem.records import AddResult
     from ollama_async_mem.stores.transfer import CopyReport
 
@@ -132,15 +133,17 @@ async def _import_own(file: str, setup: Setup, *, json: bool) -> None:
     async with open_memory(setup, quiet=json) as memory:
         with count_bar("importing", quiet=json) as update:
             report = await memory.import_(await anyio.Path(file).expanduser(), on_progress=update)
-    _show_report(report, memory.store.location, json=json)
+        embedding = (await memory.statistics()).embedding
+    _show_report(report, memory.store.location, embedding, json=json)
 
 
-def _show_report(report: CopyReport, location: str, *, json: bool) -> None:
+def _show_report(report: CopyReport, location: str, embedding: EmbeddingCounts | None, *, json: bool) -> None:
     if json:
-        show_json({"format": "own", "store": location, **asdict(report)})
+        show_json({"format": "own", "store": location, **asdict(report), "embedding": embedding})
         return
     read = f"{plural(report.turns, 'turn')} and {plural(report.facts, 'fact')}"
     say(f"imported {read} into {location}, {report.new:,} of them new")
+    _note_embedding(embedding)
     if report.differing:
         note(f"{report.differing:,} are there in another state, and were left as they are", style="yellow")
 
@@ -153,13 +156,23 @@ async def _import(additions: list[Addition], setup: Setup, *, format: str, facts
             note("extracting facts ...")
         pending = await memory.flush() if facts else 0
         jobs = await queue(memory)
+        embedding = (await memory.statistics()).embedding
     report = {"format": format, "store": memory.store.location, **_counted(results), "pending_jobs": pending}
     if json:
-        show_json({**report, **jobs})
+        show_json({**report, **jobs, "embedding": embedding})
         return
     say(f"imported {plural(report['turns'], 'message')} into {report['store']}, {report['new']:,} of them new")
+    _note_embedding(embedding)
     if facts:
         say_reasons(jobs)
+
+
+def _note_embedding(counts: EmbeddingCounts | None) -> None:
+    """Say what the embedding took, where any was needed."""
+    if counts and counts.requests:
+        again = f", {plural(counts.retries, 'retry')}" if counts.retries else ""
+        requests = plural(counts.requests, "request")
+        note(f"embedded {plural(counts.sent, 'text')} in {requests}, {counts.seconds:.1f} s in sum{again}")
 
 
 def _counted(results: Sequence[AddResult]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from cyclopts import App
 
 from ollama_async_mem.cli.options import Json, Setup
@@ -14,6 +15,7 @@ from ollama_async_mem.cli.output import note, say, show_fields, show_json, witho
 from ollama_async_mem.config import load_settings, settings_file
 from ollama_async_mem.connect import connect
 from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.memory.weights import RankingWeights
 from ollama_async_mem.stores import open_store
 
 if TYPE_CHECKING:
@@ -48,7 +50,10 @@ def _values(loaded: Settings) -> dict[str, Any]:
     for section, model in (("llm", loaded.llm), ("embedder", loaded.embedder)):
         given = dict(model.__rich_repr__())
         values |= {f"{section}.{field}": given.get(field) for field in model.__struct_fields__}
-    return values
+    own = msgspec.structs.asdict(loaded.memory)
+    weights = RankingWeights(**own.pop("weights").given)
+    values |= {f"memory.{field}": value for field, value in own.items()}
+    return values | {f"memory.weights.{name}": value for name, value in msgspec.structs.asdict(weights).items()}
 
 
 def _origin(loaded: Settings, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ollama_async_mem.config.behaviour import MemoryConfig, WeightsConfig
 from ollama_async_mem.config.files import load_config
 from ollama_async_mem.config.models import ConnectionConfig, EmbedderConfig, OllamaConfig
 from ollama_async_mem.config.settings import (
@@ -19,8 +20,10 @@ __all__ = [
     "DEFAULT_LLM",
     "ConnectionConfig",
     "EmbedderConfig",
+    "MemoryConfig",
     "OllamaConfig",
     "Settings",
+    "WeightsConfig",
     "data_folder",
     "default_store",
     "load_config",

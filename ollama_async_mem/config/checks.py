@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, get_args
 
 import msgspec
 
@@ -14,10 +14,29 @@ from ollama_async_mem.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Place", "check_values", "renamed", "require_mapping", "unknown_key", "wrong_value"]
+__all__ = [
+    "Place",
+    "allowed",
+    "check_values",
+    "checked",
+    "renamed",
+    "require_mapping",
+    "types_of",
+    "unknown_key",
+    "wrong_value",
+]
 
 _SECRET = {"api_key", "headers"}
 _SHOWN_CHARS = 80
+
+
+class Section(Protocol):
+    """A record of settings, which checks its values when it is made."""
+
+    ALIASES: ClassVar[dict[str, str]]
+    INSTEAD: ClassVar[dict[str, str]]
+
+    def __init__(self, **values: Any) -> None: ...
 
 
 class Place(NamedTuple):
@@ -39,12 +58,28 @@ def check_values(record: msgspec.Struct) -> None:
     Raises:
         ConfigError: a value is of the wrong type or out of range.
     """
-    for name, type_ in _types(type(record)).items():
+    for name, type_ in types_of(type(record)).items():
         value = getattr(record, name)
         try:
             msgspec.convert(value, type_)
         except msgspec.ValidationError as exc:
-            raise wrong_value(name, value, _allowed(type_)) from exc
+            raise wrong_value(name, value, allowed(type_)) from exc
+
+
+def checked(type_: type[Section], mapping: object, place: Place) -> dict[str, Any]:
+    """Check what stands at a place and give it the names of a record's fields.
+
+    Raises:
+        ConfigError: a key is unknown or a value cannot be; the text begins with the place.
+    """
+    given = require_mapping(mapping, f"{place.file}{place.path.removesuffix('.') or type_.__name__}")
+    known = types_of(type_)
+    values = renamed(given, known, aliases=type_.ALIASES, instead=type_.INSTEAD, place=place)
+    try:
+        type_(**values)
+    except ConfigError as exc:
+        raise ConfigError(f"{place.file}{place.path}{exc}") from exc
+    return values
 
 
 def wrong_value(name: str, value: object, allowed: str) -> ConfigError:
@@ -103,13 +138,14 @@ def require_mapping(value: object, what: str) -> Mapping[Any, Any]:
 
 
 @lru_cache
-def _types(struct: type[msgspec.Struct]) -> dict[str, Any]:
+def types_of(struct: type) -> dict[str, Any]:
+    """The annotations of a record's fields by their names, in order."""
     return {field.name: field.type for field in msgspec.structs.fields(struct)}
 
 
-def _allowed(type_: Any) -> str:
-    """The descriptions in an annotation, wherever in it they stand."""
-    texts = [part.description if isinstance(part, msgspec.Meta) else _allowed(part) for part in get_args(type_)]
+def allowed(type_: Any) -> str:
+    """What an annotation allows: the descriptions in an annotation, wherever in it they stand."""
+    texts = [part.description if isinstance(part, msgspec.Meta) else allowed(part) for part in get_args(type_)]
     return ", or ".join(text for text in texts if text)
 
 

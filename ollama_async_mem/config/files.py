@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ollama_async_mem.config.behaviour import MemoryConfig
 from ollama_async_mem.config.checks import Place, require_mapping, unknown_key, wrong_value
 from ollama_async_mem.config.models import ConnectionConfig, EmbedderConfig, OllamaConfig
 from ollama_async_mem.errors import ConfigError, MissingExtra
@@ -21,13 +22,15 @@ __all__ = ["flattened", "load_config", "read_settings"]
 _QUOTED = re.compile(r"\b(alias|anchor|handle|tag) '.*", re.DOTALL)  # what a secret with * & ! in front is to YAML
 _MOST_BYTES = 64 * 1024
 _SECTIONS: dict[str, type[ConnectionConfig]] = {"llm": OllamaConfig, "embedder": EmbedderConfig}
-_KEYS = ("store", "host", *_SECTIONS)
+_KEYS = ("store", "host", *_SECTIONS, "memory")
 _INSTEAD = {
     "vector_store": "name the one file of all memories by 'store', such as sqlite:///memory.db",
     "history_db_path": "name the one file of all memories by 'store', such as sqlite:///memory.db",
     "graph_store": "leave it out, facts and turns lie in 'store'",
     "reranker": "leave it out, results are ranked by vectors and words together",
     "version": "leave it out, there is one format",
+    "custom_instructions": "they are 'prompt' under 'memory' here",
+    "custom_fact_extraction_prompt": "it is 'prompt' under 'memory' here",
 }
 _SECTION_KEYS = ("provider", "config")
 
@@ -35,8 +38,9 @@ _SECTION_KEYS = ("provider", "config")
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
     """Read settings from a YAML or JSON file (by its suffix), or take a mapping, and check them.
 
-    The shape is `{"llm": {"provider": "ollama", "config": {...}}, "embedder": {...}, "store": ..., "host": ...}`,
-    where the keys of `config` are those of `OllamaConfig` and `EmbedderConfig`. All are optional.
+    The shape is `{"llm": {"provider": "ollama", "config": {...}}, "embedder": {...}, "store": ..., "host": ...,
+    "memory": {...}}`, where the keys of `config` are those of `OllamaConfig` and `EmbedderConfig`, and those of
+    `memory` are of `MemoryConfig`. All are optional.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown or a value cannot be; says where.
@@ -72,12 +76,17 @@ def flattened(settings: Mapping[Any, Any], name: str) -> dict[str, Any]:
     for key, value in settings.items():
         if key not in _KEYS:
             raise unknown_key(key, _KEYS, instead=_INSTEAD, place=place)
-        if key in _SECTIONS:
-            values = {} if value is None else _section(value, _SECTIONS[key], place.inside(key))
-            flat |= {f"{key}.{field}": given for field, given in values.items()}
-        elif value is not None:
-            flat[key] = _text(value, f"{place.file}{key}")
+        if value is not None:
+            flat |= _flattened(key, value, place)
     return flat
+
+
+def _flattened(key: str, value: object, place: Place) -> dict[str, Any]:
+    if key not in _SECTIONS and key != "memory":
+        return {key: _text(value, f"{place.file}{key}")}
+    inside = place.inside(key)
+    values = MemoryConfig.flattened(value, inside) if key == "memory" else _section(value, _SECTIONS[key], inside)
+    return {f"{key}.{field}": given for field, given in values.items()}
 
 
 def _section(section: object, type_: type[ConnectionConfig], place: Place) -> dict[str, Any]:

@@ -10,14 +10,23 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from ollama_async_mem.config.checks import Place, check_values, renamed, require_mapping, wrong_value
-from ollama_async_mem.errors import ConfigError
+from ollama_async_mem.config.checks import Place, check_values, checked, wrong_value
 
-__all__ = ["ConnectionConfig", "EmbedderConfig", "OllamaConfig"]
+__all__ = [
+    "FINITE",
+    "LONGEST_S",
+    "ConnectionConfig",
+    "EmbedderConfig",
+    "Factor",
+    "Name",
+    "OllamaConfig",
+    "Size",
+    "Switch",
+]
 
 _MOST = 2**53  # beyond it a JSON number is not the integer that was written
-_FINITE = sys.float_info.max
-_LONGEST_S = 2**31 - 1
+FINITE = sys.float_info.max
+LONGEST_S = 2**31 - 1
 _HIDDEN = "***"
 _CREDENTIALS = re.compile(r"^(\w+://)?.*@", re.DOTALL)  # greedy: a password may have any character
 
@@ -27,8 +36,8 @@ Texts: TypeAlias = Annotated[dict[str, str], Meta(description="a mapping of text
 Stops: TypeAlias = Annotated[list[str], Meta(description="a list of texts")]
 Switch: TypeAlias = Annotated[bool, Meta(description="true or false")]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
-Penalty: TypeAlias = Annotated[float, Meta(ge=-_FINITE, le=_FINITE, description="a number")]
-Factor: TypeAlias = Annotated[float, Meta(ge=0, le=_FINITE, description="a number from 0")]
+Penalty: TypeAlias = Annotated[float, Meta(ge=-FINITE, le=FINITE, description="a number")]
+Factor: TypeAlias = Annotated[float, Meta(ge=0, le=FINITE, description="a number from 0")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=_MOST, description="an integer from 0")]
 Size: TypeAlias = Annotated[int, Meta(ge=1, le=_MOST, description="an integer from 1")]
 SizeOrAll: TypeAlias = Annotated[int, Meta(ge=-1, le=_MOST, description="an integer from 0, or -1")]
@@ -36,9 +45,9 @@ Seed: TypeAlias = Annotated[int, Meta(ge=-_MOST, le=_MOST, description="an integ
 Tokens: TypeAlias = Annotated[
     int, Meta(ge=-2, le=_MOST, description="an integer from 1, -1 for no limit, or -2 for the rest of the context")
 ]
-Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=_LONGEST_S, description="a number of seconds above 0")]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=LONGEST_S, description="a number of seconds above 0")]
 Stay: TypeAlias = Annotated[
-    float, Meta(ge=-_LONGEST_S, le=_LONGEST_S, description="a number of seconds, below 0 for ever")
+    float, Meta(ge=-LONGEST_S, le=LONGEST_S, description="a number of seconds, below 0 for ever")
 ]
 Duration: TypeAlias = Annotated[
     str, Meta(pattern=r"^[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h))+)$", description="a text such as '5m'")
@@ -103,13 +112,7 @@ class ConnectionConfig(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: as `from_mapping`; the text begins with the place.
         """
-        given = require_mapping(mapping, f"{place.file}{place.path.removesuffix('.') or cls.__name__}")
-        values = renamed(given, cls.__struct_fields__, aliases=cls.ALIASES, instead=cls.INSTEAD, place=place)
-        try:
-            cls(**values)
-        except ConfigError as exc:
-            raise ConfigError(f"{place.file}{place.path}{exc}") from exc
-        return values
+        return checked(cls, mapping, place)
 
     @property
     def connection(self) -> tuple[object, ...]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ollama_async_mem.config.behaviour import MemoryConfig, WeightsConfig
 from ollama_async_mem.config.files import flattened, read_settings
 from ollama_async_mem.config.models import EmbedderConfig, OllamaConfig
 from ollama_async_mem.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -38,6 +39,7 @@ _ENVIRONMENT = {
     "OLLAMA_ASYNC_MEM_EMBEDDER": "embedder.model",
     "OLLAMA_HOST": "host",
 }
+_BEHAVIOUR = {f"OLLAMA_ASYNC_MEM_{name.upper()}": name for name in MemoryConfig.__struct_fields__}
 # A model's own sampling parameters suit a conversation better than those of `OllamaConfig()`, made for extraction.
 _DEFAULTS = {
     "llm.model": DEFAULT_LLM,
@@ -50,7 +52,7 @@ _SERVERS = ("llm.ollama_base_url", "embedder.ollama_base_url")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Which store, models and servers a memory uses.
+    """Which store, models and servers a memory uses, and how it works.
 
     `origins` tells where a value comes from, by its dotted name such as "llm.model": "default", the path of the file,
     "mapping", a variable of the environment, or "argument". What is not in it is the default of its class.
@@ -59,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     llm: OllamaConfig
     embedder: EmbedderConfig
+    memory: MemoryConfig = MemoryConfig()
     origins: dict[str, str] = {}
 
 
@@ -84,7 +87,10 @@ def load_settings(
     if config is not None:
         content, name = read_settings(config)
         layers.append((name or "mapping", flattened(content, name)))
-    layers += [(variable, _for_both({key: value})) for variable, key, value in _variables(environment)]
+    layers += [
+        (variable, _for_both({_ENVIRONMENT[variable]: text})) for variable, text in _set(_ENVIRONMENT, environment)
+    ]
+    layers += [(variable, _behaviour(variable, text)) for variable, text in _set(_BEHAVIOUR, environment)]
     layers.append(("argument", _named(arguments)))
     return _merged(layers)
 
@@ -94,10 +100,15 @@ def settings_file(environment: Mapping[str, str] | None = None) -> str | None:
     return (os.environ if environment is None else environment).get(CONFIG_VARIABLE, "").strip() or None
 
 
-def _variables(environment: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
-    for variable, key in _ENVIRONMENT.items():
-        if value := environment.get(variable, "").strip():  # blank is how shells unset for one command
-            yield variable, key, value
+def _set(variables: Iterable[str], environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The variables that say something; blank is how shells unset one for a command."""
+    texts = ((variable, environment.get(variable, "").strip()) for variable in variables)
+    return ((variable, text) for variable, text in texts if text)
+
+
+def _behaviour(variable: str, text: str) -> dict[str, Any]:
+    values = MemoryConfig.of_variable(variable, _BEHAVIOUR[variable], text)
+    return {f"memory.{name}": value for name, value in values.items()}
 
 
 def _named(arguments: Mapping[str, str | None]) -> dict[str, Any]:
@@ -127,10 +138,13 @@ def _merged(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Settings:
     for key in _SERVERS:
         if "host" in values and values.get(key) is None:
             values[key], origins[key] = values["host"], origins["host"]
+    weights = WeightsConfig(**_under("memory.weights.", values))
+    own = {name: value for name, value in _under("memory.", values).items() if "." not in name}
     return Settings(
         store=values["store"],
         llm=OllamaConfig(**_under("llm.", values)),
         embedder=EmbedderConfig(**_under("embedder.", values)),
+        memory=MemoryConfig(**own, weights=weights),
         origins=origins,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollama_async_mem.embedding.embedder import EmbedderStatistics, OllamaEmbedder
+from ollama_async_mem.embedding.embedder import OllamaEmbedder
 from ollama_async_mem.embedding.families import prefixes
 
-__all__ = ["EmbedderStatistics", "OllamaEmbedder", "prefixes"]
+__all__ = ["OllamaEmbedder", "prefixes"]

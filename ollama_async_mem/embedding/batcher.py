@@ -110,13 +110,15 @@ class Batcher:
         self.shared = 0
 
     async def open(self, stack: AsyncExitStack) -> Self:
-        """Start to work until the stack is left; whoever still waits then is told."""
-        stack.callback(self._close)
+        """Start to work until the stack is left; whoever still waits then is told.
+
+        A cancel scope around all this does not end the work: until the stack is left, somebody who is shielded may ask.
+        """
         tasks = await stack.enter_async_context(anyio.create_task_group())
-        stack.callback(tasks.cancel_scope.cancel)
+        life = anyio.CancelScope(shield=True)
+        stack.callback(life.cancel)
         self._is_open = True
-        for _ in range(self._in_flight):
-            tasks.start_soon(self._work)
+        tasks.start_soon(self._serve, life)
         return self
 
     async def ask(self, texts: Iterable[str], *, urgent: bool) -> list[Vector | BadText]:
@@ -192,6 +194,15 @@ class Batcher:
         if self._pending.get(item.text) is item:
             del self._pending[item.text]
 
+    async def _serve(self, life: anyio.CancelScope) -> None:
+        try:
+            with life:
+                async with anyio.create_task_group() as workers:
+                    for _ in range(self._in_flight):
+                        workers.start_soon(self._work)
+        finally:
+            self._close()
+
     async def _work(self) -> None:
         while True:
             if not any(self._queues):
@@ -204,6 +215,7 @@ class Batcher:
             if flight.items:
                 with flight.scope:
                     await self._settle(flight.items)
+                flight.items = []  # no circle is left for the garbage collector
 
     def _take(self) -> _Flight:
         """Take the texts of the next request out of one queue; a mixed one would make queries wait for documents."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import time
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import anyio
-import msgspec
 import numpy as np
 
 from ollama_async_mem.config import EmbedderConfig
 from ollama_async_mem.connect import connect
+from ollama_async_mem.counts import EmbeddingCounts
 from ollama_async_mem.embedding.batcher import BadText, Batcher
 from ollama_async_mem.embedding.cache import VectorCache
 from ollama_async_mem.embedding.context import SURE_BYTES, Room, room_of
@@ -18,40 +19,21 @@ from ollama_async_mem.embedding.families import prefixes
 from ollama_async_mem.embedding.pieces import cut, pooled, size_of, split, unit
 from ollama_async_mem.errors import ConfigError, EmbeddingFailed, EmbeddingMismatch
 from ollama_async_mem.ollama._requests import checked_texts
+from ollama_async_mem.ollama._retry import tell_retries
 from ollama_async_mem.ollama.names import display
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ollama_async_mem.embedding.batcher import Outcome
     from ollama_async_mem.ollama.client import OllamaClient
     from ollama_async_mem.ports import Vector
 
-__all__ = ["EmbedderStatistics", "OllamaEmbedder"]
+__all__ = ["OllamaEmbedder"]
 
 _ACTIONS = ("add", "update", "search", None)
 _SHORTEST_PIECE = SURE_BYTES // 4  # characters
 _NO_DIRECTION = "its embedding is zero or not finite"
-
-
-class EmbedderStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What an embedder has done since it was made.
-
-    `texts` were asked for, in pieces where they were too long: `cache_hits` of them were in the cache, `shared` were
-    under way already, and `sent` went out in `requests`. `failed` have no vector. `split` is the number of too long
-    texts, `dimension` the length of the vectors, 0 before the first.
-    """
-
-    requests: int
-    texts: int
-    sent: int
-    shared: int
-    cache_hits: int
-    cached: int
-    cache_bytes: int
-    split: int
-    failed: int
-    dimension: int
 
 
 class OllamaEmbedder:
@@ -94,7 +76,8 @@ class OllamaEmbedder:
         self._room: Room | None = None
         self._asking = anyio.Lock()
         self._dimension = 0
-        self._requests = self._texts = self._sent = self._split = self._failed = 0
+        self._requests = self._retries = self._texts = self._sent = self._split = self._failed = 0
+        self._seconds = 0.0
 
     @property
     def model(self) -> str:
@@ -102,10 +85,12 @@ class OllamaEmbedder:
         return display(self.config.model)
 
     @property
-    def statistics(self) -> EmbedderStatistics:
+    def statistics(self) -> EmbeddingCounts:
         """What it has done so far."""
-        return EmbedderStatistics(
+        return EmbeddingCounts(
             requests=self._requests,
+            retries=self._retries,
+            seconds=self._seconds,
             texts=self._texts,
             sent=self._sent,
             shared=self._batcher.shared,
@@ -236,14 +221,27 @@ class OllamaEmbedder:
         config, room = self.config, self._room or Room()
         # Without `truncate` the server cuts without a word, and many texts may take the cheaper path.
         is_sure = config.overflow == "truncate" or max(map(size_of, texts)) <= room.sure_bytes
-        response = await self.client.embed(
-            config.model,
-            texts,
-            truncate=None if is_sure else False,
-            dimensions=config.embedding_dims,
-            keep_alive=config.keep_alive,
-        )
+        with self._measured():
+            response = await self.client.embed(
+                config.model,
+                texts,
+                truncate=None if is_sure else False,
+                dimensions=config.embedding_dims,
+                keep_alive=config.keep_alive,
+            )
         return [self._checked(np.asarray(vector)) for vector in response.embeddings]
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        tell_retries(self._retried)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds += time.monotonic() - began
+
+    def _retried(self) -> None:
+        self._retries += 1
 
     def _checked(self, vector: Vector) -> Outcome:
         dims = self.config.embedding_dims

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from ollama_async_mem.memory.rank import RankingWeights
+    from ollama_async_mem.memory.weights import RankingWeights
+    from ollama_async_mem.ports import Reranker
 
 __all__ = ["Behaviour"]
 
@@ -21,3 +22,4 @@ class Behaviour(TypedDict, total=False):
     concurrency: int
     same_within: timedelta
     weights: RankingWeights
+    reranker: Reranker | None

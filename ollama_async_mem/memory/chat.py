@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from ollama_async_mem.memory.checks import Infer
+    from ollama_async_mem.memory.courtesy import Courtesy
     from ollama_async_mem.memory.service import MemoryService
     from ollama_async_mem.ports import ChatModel
     from ollama_async_mem.records import Scope
@@ -51,6 +52,7 @@ class MemoryChat:
         *,
         prompt: Sequence[dict[str, Any]],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        courtesy: Courtesy,
         max_tokens: int,
         min_score: float,
         remember: bool,
@@ -62,6 +64,8 @@ class MemoryChat:
         self._ids: dict[str, Any] = {name: getattr(scope, name) for name in scope.__struct_fields__}
         self._prompt = prompt
         self._start = start
+        self._courtesy = courtesy
+        self._is_waited_for = False
         self._limits: dict[str, Any] = {"max_tokens": max_tokens, "min_score": min_score}
         self._remembers = remember
         self._infer = infer
@@ -78,17 +82,27 @@ class MemoryChat:
     async def __aenter__(self) -> Self:
         if self._is_opened:
             raise ConfigError("a chat is opened once: ask for a new one")
-        self._is_opened = True
+        self._is_opened = self._is_waited_for = True
+        self._courtesy.begin()
+        try:
+            await self._ask()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    async def _ask(self) -> None:
+        """Recall, and begin to stream."""
         self._asked_at = datetime.now(UTC)
         question, known = self._messages[-1].content, [message.content for message in self._messages]
         if question.strip():  # else it is an image, for which nothing can be looked up
             self.memories = await self._memory.context(question, known=known, **self._limits, **self._ids)
         prompt = with_memories(self._prompt, memory_block(self.memories)) if self.memories else self._prompt
         self._pieces = await self._stack.enter_async_context(self._llm.stream(prompt))
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         cancelled = anyio.get_cancelled_exc_class()
+        self._end()
         remembering = _Remembering()  # begun before the first wait: each may be where the caller is cancelled
         self._begin(remembering)
         try:
@@ -109,14 +123,22 @@ class MemoryChat:
         if self._pieces is None:
             raise ConfigError("a chat is opened by 'async with' before it is iterated")
         async for piece in self._pieces:
+            self._courtesy.go_on()
             self._answer.append(piece)
             yield piece
         self._complete = True
+        self._end()
 
     @property
     def answer(self) -> str:
         """The answer as far as it has come."""
         return "".join(self._answer)
+
+    def _end(self) -> None:
+        """Let the model be asked for facts again: the answer is there, or nobody waits for it any more."""
+        if self._is_waited_for:
+            self._is_waited_for = False
+            self._courtesy.end()
 
     def _begin(self, remembering: _Remembering) -> None:
         if not (self._remembers and self._complete and self.answer.strip()):

@@ -17,6 +17,7 @@ __all__ = [
     "Infer",
     "as_time",
     "require_count",
+    "require_end",
     "require_infer",
     "require_limit",
     "require_metadata",
@@ -59,6 +60,23 @@ def as_time(value: datetime | str | float | None) -> datetime | None:
     except OverflowError as exc:
         raise ConfigError(f"{value} is out of range: times are from year 1 to 9999") from exc
     return aware
+
+
+def require_end(expires_at: datetime | str | float | None, *, said: datetime, now: datetime) -> datetime | None:
+    """Read from when on what was `said` is not found any more.
+
+    What is imported may have expired since it was said; anything else that has expired by `now` is a mistake.
+
+    Raises:
+        ConfigError: it is no time, or had passed already.
+    """
+    end = as_time(expires_at)
+    if end is not None and end <= min(said, now):
+        raise ConfigError(
+            f"expires_at is {end.isoformat()}, which has passed: now is {now.isoformat(timespec='seconds')}. "
+            "Give a later time; for what was said before that time and is imported, also its timestamp"
+        )
+    return end
 
 
 def _no_time(value: object) -> ConfigError:

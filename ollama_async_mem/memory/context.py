@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ollama_async_mem.memory.dates.written import day_name, span_name
+from ollama_async_mem.memory.written import day_name, span_name
 from ollama_async_mem.records import Turn
 
 if TYPE_CHECKING:

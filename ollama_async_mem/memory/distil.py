@@ -15,10 +15,11 @@ import msgspec
 
 from ollama_async_mem.errors import ExtractionFailed, ModelOutputError
 from ollama_async_mem.filters import AllOf, Compare, Field
+from ollama_async_mem.memory.courtesy import Courtesy
 from ollama_async_mem.memory.extract import Extraction, Verdicts, left_out, portions, read_facts, read_verdicts
 from ollama_async_mem.memory.ground import Grounded, Rejected, ground
 from ollama_async_mem.memory.procedures import PROCEDURE
-from ollama_async_mem.memory.prompts import extraction_messages, repair_messages, verdict_messages
+from ollama_async_mem.memory.prompts import extraction_messages, repair_messages, verdict_messages, verdict_portions
 from ollama_async_mem.memory.reconcile import Plan, reconcile
 from ollama_async_mem.records import Candidate, Fact, Selection, Turn, new_id
 
@@ -52,12 +53,19 @@ class Distiller:
     """Draws facts from turns, with a model, an embedder, and the facts that a store has."""
 
     def __init__(
-        self, store: MemoryStore, embedder: Embedder, llm: ChatModel, *, instructions: str | None = None
+        self,
+        store: MemoryStore,
+        embedder: Embedder,
+        llm: ChatModel,
+        *,
+        instructions: str | None = None,
+        courtesy: Courtesy | None = None,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._llm = llm
         self._instructions = instructions
+        self._courtesy = courtesy or Courtesy()
 
     async def distil(self, jobs: Sequence[Job]) -> Findings:
         """Find the facts of jobs of one scope and one prompt, their turns taken together.
@@ -121,6 +129,7 @@ class Distiller:
         Raises:
             ModelOutputError: the model called a tool in place of an answer.
         """
+        await self._courtesy.wait()
         try:
             answer = await self._llm.generate(messages, schema=schema)
         except ModelOutputError as exc:
@@ -154,7 +163,14 @@ class Distiller:
         return [c for c in found if _is_alive(c.memory, now) and PROCEDURE not in c.memory.metadata]
 
     async def _verdicts(self, pairs: Sequence[tuple[Fact, Fact]]) -> dict[tuple[str, str], Verdict]:
-        """Ask about all open pairs at once. Where no answer can be read there is no verdict, and both facts stay."""
+        """Ask about all open pairs, at once where they fit into one request."""
+        verdicts: dict[tuple[str, str], Verdict] = {}
+        for portion in verdict_portions(pairs):
+            verdicts |= await self._judged(portion)
+        return verdicts
+
+    async def _judged(self, pairs: Sequence[tuple[Fact, Fact]]) -> dict[tuple[str, str], Verdict]:
+        """Ask about some pairs. Where no answer can be read there is no verdict, and both facts stay."""
         try:
             answer = await self._answer(verdict_messages(pairs), Verdicts)
             found = answer.verdicts if isinstance(answer, Verdicts) else read_verdicts(answer)

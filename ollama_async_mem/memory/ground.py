@@ -17,6 +17,7 @@ import msgspec
 from ollama_async_mem.memory.dates import find_dates
 from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.sentences import clauses_of, parts_of, touched
+from ollama_async_mem.memory.swaps import are_swapped, is_anothers
 from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, plain, stem, words
 from ollama_async_mem.records import DateRange, Turn  # noqa: TC001 - msgspec resolves annotations
 
@@ -73,8 +74,6 @@ _UNDOING = re.compile(
     r"cancel\w*|afraid|scared|fear\w*|anxi\w*|terrified|apart|ex|former\w*|divorced|sold|lost|los(?:es?|ing|s))\b"
 )
 _HAVING = re.compile(r"\b(?:has|have|owns?|drives?|keeps?|works?)\b")
-_EITHER_WAY = re.compile(r"\bby\b|^\S+ (?:and|or)\b")
-_FRONTED = re.compile(r"\s*(?:in|at|on|during|from|for|with|after|before|near)\b")
 _LIGHT = LIKES | frozenset(
     stem(word)
     for word in listed(
@@ -186,7 +185,17 @@ def _objection(text: str, source: _Source, people: set[str]) -> Reason | None:
         return "order"
     if _has_wrong_subject(text, source, people):
         return "subject"
+    if _is_mixed_up(text, source):
+        return "subject"
     return _misreading(text, source) or _invention(text, source)
+
+
+def _is_mixed_up(text: str, source: _Source) -> bool:
+    """Whether what was said, of others or around the turn too, has changed places."""
+    turn, around = source.turn, " ".join(turn.text for turn in source.around)
+    bare = _undated(text, find_dates(text, turn.at))
+    is_swapped = are_swapped(bare, source.said, turn.who, names(f"in {bare}") | names(source.said))
+    return is_swapped or is_anothers(bare, source.said, turn.text, turn.who, around)
 
 
 def _is_order(text: str, source: _Source) -> bool:
@@ -210,7 +219,7 @@ def _has_wrong_subject(text: str, source: _Source, people: set[str]) -> bool:
         return not _is_owner(subject, text) and _is_drawn_from(text, about, clauses, source)
     if subject in _ROLES and subject not in people:  # where people have names
         return True
-    return _is_swapped(subject, text, clauses, source) or _is_elsewhere(subject, text, clauses, source)
+    return _is_elsewhere(subject, text, clauses, source)
 
 
 def _is_elsewhere(subject: str, text: str, clauses: Sequence[Clause], source: _Source) -> bool:
@@ -235,18 +244,6 @@ def _named(text: str, source: _Source) -> str | None:
 def _is_owner(subject: str, text: str) -> bool:
     """Whether a statement is about something or somebody of its subject: "Mia's brother"."""
     return bool(re.match(rf"(?:the )?{re.escape(normal(subject))}{_POSSESSIVE.pattern}", normal(text)))
-
-
-def _is_swapped(subject: str, text: str, clauses: Sequence[Clause], source: _Source) -> bool:
-    """Whether a name was only said before the subject and now comes after it: "Ann loves Bob" as "Bob loves Ann"."""
-    if _is_owner(subject, text) or _EITHER_WAY.search(text):
-        return False
-    first = next(iter(content(subject)), "")
-    told = [content(clause.text) for clause in clauses if not _FRONTED.match(clause.text)]
-    said = [stems for stems in told if first in stems]
-    after = {word for stems in said for word in stems[stems.index(first) :]}
-    before = {word for stems in said for word in stems} - after
-    return not before.isdisjoint(names(_undated(text, find_dates(text, source.turn.at))))
 
 
 def _misreading(text: str, source: _Source) -> Reason | None:

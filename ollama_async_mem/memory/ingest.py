@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from ollama_async_mem.events import MemoryEvent
+    from ollama_async_mem.memory.courtesy import Courtesy
     from ollama_async_mem.memory.distil import Findings
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
     from ollama_async_mem.records import Job
@@ -73,9 +74,10 @@ class Ingest:
         prompt: str | None = None,
         idle_s: float = 1.0,
         concurrency: int = 64,
+        courtesy: Courtesy | None = None,
     ) -> None:
         self._store = store
-        self._distiller = Distiller(store, embedder, llm, instructions=prompt)
+        self._distiller = Distiller(store, embedder, llm, instructions=prompt, courtesy=courtesy)
         self._model = embedder
         self._tell = on_event or (lambda _: None)
         self._idle_s = idle_s

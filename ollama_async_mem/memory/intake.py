@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,10 @@ import msgspec
 
 from ollama_async_mem.errors import ConfigError, StoreError
 from ollama_async_mem.memory.recent import Recent
-from ollama_async_mem.memory.tasks import to_the_end
 from ollama_async_mem.records import AddResult, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from ollama_async_mem.memory.recent import Entry
@@ -37,11 +37,14 @@ class Intake:
         self.recent = Recent(window)
         self._store = store
         self._embedder = embedder
+        self._writing: set[asyncio.Future[str | None]] = set()
 
     async def take(
         self, turns: Sequence[Turn], *, extract: bool, key: str | None = None, prompt: str | None = None
     ) -> AddResult:
         """Store turns of one scope; when this returns they are durable. With `extract` a job is queued for new ones.
+
+        Who is cancelled while the store writes leaves at once, and what was begun goes on: see `settled`.
 
         Raises:
             OllamaError: they could not be embedded; nothing was stored.
@@ -52,8 +55,8 @@ class Intake:
         entries = self.recent.enter(turns, (extract, prompt))
         pairs = list(zip(entries, turns, strict=True))
         new = [turn for entry, turn in pairs if entry.id == turn.id]
-        with self._settling([entry for entry, turn in pairs if entry.id == turn.id]):
-            job_id = await self._put(new, extract=extract, prompt=prompt)
+        own = [entry for entry, turn in pairs if entry.id == turn.id]
+        job_id = await self._put(new, own, extract=extract, prompt=prompt)
         stored = [turn if entry.id == turn.id else await self._earlier(entry, turn) for entry, turn in pairs]
         missing = [turn for turn, there in zip(turns, stored, strict=True) if there is None]
         if not missing:
@@ -64,17 +67,19 @@ class Intake:
             [turn or next(late) for turn in stored], job_id or again.job_id, is_new=bool(new) or again.is_new
         )
 
-    @contextmanager
-    def _settling(self, own: list[Entry]) -> Iterator[None]:
-        """Tell those who wait for the same turns how it went; who is cancelled may have stored them nevertheless."""
-        failed = False
-        try:
-            yield
-        except Exception:
-            failed = True
-            raise
-        finally:
-            self.recent.settle(own, failed=failed)
+    async def taken(self, scope: Scope, key: str, count: int) -> AddResult | None:
+        """What was stored under a key, None where of as many messages nothing is.
+
+        Raises:
+            ConfigError: there are too many messages.
+        """
+        there = await self._there([keyed_id(scope, key, position) for position in range(count)])
+        return _result(there, None, is_new=False) if there else None
+
+    async def settled(self) -> None:
+        """Wait for what the store is still writing, also for those who left."""
+        if self._writing:
+            await asyncio.wait(self._writing)
 
     async def _earlier(self, entry: Entry, turn: Turn) -> Turn | None:
         """The stored turn that says the same, or None where it was not stored, or is not there as it was any more."""
@@ -91,27 +96,44 @@ class Intake:
 
     async def _take_once(self, turns: Sequence[Turn], key: str, *, extract: bool, prompt: str | None) -> AddResult:
         """Store turns under ids that follow from the key, unless they are there."""
-        ids = [keyed_id(turns[0].scope, key, position) for position in range(len(turns))]
-        if there := await self._there(ids):
-            return _result(there, None, is_new=False)
-        named = [msgspec.structs.replace(turn, id=id_) for turn, id_ in zip(turns, ids, strict=True)]
+        scope = turns[0].scope
+        named = [
+            msgspec.structs.replace(turn, id=keyed_id(scope, key, position)) for position, turn in enumerate(turns)
+        ]
         try:
             job_id = await self._put(named, extract=extract, prompt=prompt)
         except StoreError:
-            if there := await self._there(ids):  # another caller with the key was faster
-                return _result(there, None, is_new=False)
+            if there := await self.taken(scope, key, len(turns)):  # another caller with the key was faster
+                return there
             raise
         return _result(named, job_id, is_new=True)
 
     async def _there(self, ids: Sequence[str]) -> list[Turn]:
         return [turn for turn in await self._store.get_many(ids) if isinstance(turn, Turn)]
 
-    async def _put(self, turns: Sequence[Turn], *, extract: bool, prompt: str | None) -> str | None:
+    async def _put(
+        self, turns: Sequence[Turn], entries: Sequence[Entry] = (), *, extract: bool, prompt: str | None
+    ) -> str | None:
+        """Embed and store turns, and tell those who wait for their entries how it went, whoever is cancelled."""
         if not turns:
             return None
-        vectors = await self._embedder.embed_documents([embedded_text(turn) for turn in turns])
+        try:
+            vectors = await self._embedder.embed_documents([embedded_text(turn) for turn in turns])
+        except BaseException:
+            self.recent.settle(entries, failed=True)
+            raise
         model = self._embedder.model
-        return await to_the_end(self._store.add_turns(turns, vectors, model=model, extract=extract, prompt=prompt))
+        writing = asyncio.ensure_future(
+            self._store.add_turns(turns, vectors, model=model, extract=extract, prompt=prompt)
+        )
+        self._writing.add(writing)
+        writing.add_done_callback(partial(self._written, entries))
+        await asyncio.wait([writing])
+        return writing.result()
+
+    def _written(self, entries: Sequence[Entry], writing: asyncio.Future[str | None]) -> None:
+        self._writing.discard(writing)
+        self.recent.settle(entries, failed=writing.cancelled() or writing.exception() is not None)
 
 
 def embedded_text(turn: Turn) -> str:
@@ -119,7 +141,7 @@ def embedded_text(turn: Turn) -> str:
     return f"{turn.who}: {turn.text}"
 
 
-def keyed_id(scope: Scope, key: str, position: int) -> str:
+def keyed_id(scope: Scope, key: str | tuple[str, str], position: int) -> str:
     """The id of a message that is added under a key: a UUID of version 8 (RFC 9562, section 5.8).
 
     It is a hash of scope and key, and ends in the position, so that ids of one add sort in its order.

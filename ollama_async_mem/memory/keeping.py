@@ -8,6 +8,7 @@ import msgspec
 
 from ollama_async_mem.errors import ConfigError, StoreClosed
 from ollama_async_mem.events import MemoriesDeleted, MemoryDeleted, MemoryUpdated
+from ollama_async_mem.memory.asked import Asked
 from ollama_async_mem.memory.checks import (
     as_time,
     require_count,
@@ -24,7 +25,6 @@ from ollama_async_mem.memory.context import LEAST_SCORE, pack
 from ollama_async_mem.memory.feed import EventStream, Feed
 from ollama_async_mem.memory.intake import Intake, embedded_text
 from ollama_async_mem.memory.messages import dates_in
-from ollama_async_mem.memory.searching import Asked, Finder
 from ollama_async_mem.memory.texts import clean
 from ollama_async_mem.records import Change, MemoryRecord, Page, Scope, Selection, Turn
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from ollama_async_mem.counts import Counts, ScopeCounts
-    from ollama_async_mem.memory.rank import RankingWeights
-    from ollama_async_mem.ports import Embedder, MemoryStore
+    from ollama_async_mem.memory.weights import RankingWeights
+    from ollama_async_mem.ports import Embedder, MemoryStore, Reranker
     from ollama_async_mem.records import Event, Kind, SearchResult, Sort
 
 __all__ = ["MemoryKeeper"]
@@ -49,14 +49,23 @@ class MemoryKeeper:
     """Memories in a store. Every method may raise `StoreError`; where it needs a scope, `ConfigError` without an id."""
 
     def __init__(
-        self, store: MemoryStore, embedder: Embedder, *, window: timedelta, weights: RankingWeights, extracts: bool
+        self,
+        store: MemoryStore,
+        embedder: Embedder,
+        *,
+        window: timedelta,
+        weights: RankingWeights,
+        reranker: Reranker | None,
+        extracts: bool,
     ) -> None:
+        from ollama_async_mem.memory.searching import Finder  # noqa: PLC0415 - its patterns take a while to compile
+
         self.store = store
         self._extracts = extracts
         self._wake: Callable[[], None] = lambda: None  # says that a job is due, to whoever works them off here
         self._embedder = embedder
         self._intake = Intake(store, embedder, window=window)
-        self._finder = Finder(store, embedder, weights)
+        self._finder = Finder(store, embedder, weights, reranker)
         self._feed = Feed()
         self._is_open = False
 
@@ -175,6 +184,7 @@ class MemoryKeeper:
         *,
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
         expires_at: datetime | str | msgspec.UnsetType | None = msgspec.UNSET,
+        extract: bool | None = None,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
@@ -182,18 +192,20 @@ class MemoryKeeper:
 
         What is not given stays. Metadata is merged key by key, where None removes a key. With a new text of a message
         the facts go that no other message tells, and where this memory has a chat model they are drawn anew behind.
+        A message that has no facts, such as one added with `infer=False`, stays unread unless `extract` is on; one
+        whose facts are to go and not to come again is changed with `extract` off. What waits to be read is.
 
         Raises:
             RecordNotFound: there is none with this id.
-            ConfigError: nothing is to be changed, or the text is blank.
+            ConfigError: nothing is to be changed, the text is blank, or without a chat model or a text `extract` is on.
             OllamaError: the new text could not be embedded; nothing was changed.
         """
         self._require_open()
-        change = _change(text, metadata, expires_at)
+        change, extract = _change(text, metadata, expires_at), self._may_extract(extract, text)
         if change.text is msgspec.UNSET:
             changed = await self.store.update(memory_id, change, actor=actor, cause=cause)
         else:
-            changed = await self._rewrite(memory_id, change, actor=actor, cause=cause)
+            changed = await self._rewrite(memory_id, change, extract=extract, actor=actor, cause=cause)
         self._feed.publish(MemoryUpdated(changed))
         return changed
 
@@ -280,7 +292,9 @@ class MemoryKeeper:
         self._require_open()
         return self._feed.listen(require_count("buffer", buffer, _MOST_HELD))
 
-    async def _rewrite(self, memory_id: str, change: Change, *, actor: str | None, cause: str | None) -> MemoryRecord:
+    async def _rewrite(
+        self, memory_id: str, change: Change, *, extract: bool | None, actor: str | None, cause: str | None
+    ) -> MemoryRecord:
         """Change the text of a memory together with what follows from it: its vector and its dates."""
         memory = await self.store.get(memory_id)
         new = msgspec.structs.replace(memory, text=change.text)
@@ -291,12 +305,18 @@ class MemoryKeeper:
             change,
             vector=vector,
             model=self._embedder.model,
-            extract=self._extracts,
+            extract=extract,
             actor=actor,
             cause=cause,
         )
         self._wake()
         return changed
+
+    def _may_extract(self, extract: bool | None, text: object) -> bool | None:  # noqa: FBT001 - as the caller gave it
+        """Whether the chat model is to read a text that changes; None: if it read the old one."""
+        if extract and (text is msgspec.UNSET or not self._extracts):
+            raise ConfigError("extract goes with a new text, in a memory that has a chat model")
+        return extract if self._extracts else False
 
     async def _destroy(self, selection: Selection, *, actor: str | None, cause: str | None) -> int:
         count = await self.store.delete_all(selection, actor=actor, cause=cause)

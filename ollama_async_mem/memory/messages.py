@@ -9,7 +9,6 @@ import msgspec
 
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.memory.checks import as_time
-from ollama_async_mem.memory.dates import find_dates
 from ollama_async_mem.memory.texts import clean
 from ollama_async_mem.records import DateRange, Message, Scope, Turn, new_id
 
@@ -52,7 +51,13 @@ def _as_message(item: Any, position: str) -> Message:
     if not (message.content.strip() or message.images):
         raise ConfigError(f"message{position} has no text: blank messages are not stored")
     name = clean(message.name) if message.name else None
-    return msgspec.structs.replace(message, role=clean(message.role), content=clean(message.content), name=name)
+    return msgspec.structs.replace(
+        message,
+        role=clean(message.role),
+        content=clean(message.content),
+        name=name,
+        timestamp=as_time(message.timestamp),
+    )
 
 
 def _read(item: Any, position: str) -> Message:
@@ -176,4 +181,6 @@ def _as_turn(
 
 def dates_in(text: str, said_at: datetime) -> tuple[DateRange, ...]:
     """The days that a text names, seen from when it was said."""
+    from ollama_async_mem.memory.dates import find_dates  # noqa: PLC0415 - its patterns take a while to compile
+
     return tuple(find_dates(text[:_DATED_CHARS], said_at))

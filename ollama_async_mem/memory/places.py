@@ -1,11 +1,14 @@
-"""Countries and continents by their English names: what is no other place than a town in it. Pure."""
+"""Places by their English names: which two cannot lie in each other. Pure.
+
+No gazetteer: countries, continents and cities that many live in. Of any other place it is not known what it lies in.
+"""
 
 from __future__ import annotations
 
 from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.wording import stem
 
-__all__ = ["is_country"]
+__all__ = ["are_apart"]
 
 _COUNTRIES = frozenset(
     stem(word)
@@ -28,6 +31,28 @@ _COUNTRIES = frozenset(
 )
 
 
-def is_country(names: frozenset[str]) -> bool:
-    """Whether the stems of a name are those of a country or continent."""
-    return bool(names) and names <= _COUNTRIES
+_HOLDING = frozenset(map(stem, listed("africa america asia europe arabia britain kingdom uk korea emirates uae")))
+"""What holds countries, or is as often a part of another as the whole."""
+_CITIES = frozenset(
+    stem(word)
+    for word in listed(
+        """amsterdam athens atlanta auckland baltimore bangalore bangkok barcelona basel beijing beirut belgrade berlin
+        bogota bologna bordeaux boston bratislava brisbane bristol brussels bucharest budapest buenos aires
+        cairo calgary cape town caracas chennai chicago cologne copenhagen dakar dallas denver detroit
+        dresden dubai dublin dusseldorf edinburgh florence frankfurt gdansk geneva genoa ghent glasgow
+        gothenburg hamburg hanoi hanover helsinki hong kong houston hyderabad istanbul jakarta jerusalem
+        johannesburg karachi kiev kyiv kolkata krakow kyoto lagos lahore leeds leipzig lima lisbon liverpool
+        ljubljana london los angeles lyon madrid malaga manchester manila marrakesh marseille melbourne
+        miami milan minneapolis montreal moscow mumbai munich nairobi nantes naples new york orleans osaka
+        oslo ottawa paris philadelphia phoenix porto portland prague reykjavik riga rome rotterdam san
+        francisco diego jose antonio sao paulo seattle seoul seville shanghai sheffield shenzhen singapore
+        sofia stockholm strasbourg stuttgart sydney taipei tallinn tehran tel aviv tokyo toronto toulouse
+        turin utrecht valencia vancouver vienna vilnius warsaw wellington zagreb zurich"""
+    )
+)
+_KINDS = (_CITIES, _COUNTRIES - _HOLDING)
+
+
+def are_apart(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two places, by the stems of their names, are known to be two of a kind: two cities, or two countries."""
+    return bool(one and other) and any(one <= kind and other <= kind for kind in _KINDS)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.errors import ModelOutputError
+from ollama_async_mem.memory.intake import keyed_id
 from ollama_async_mem.records import EmbeddingSpace, Fact, StoredMemory, new_id
 
 if TYPE_CHECKING:
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
-    from ollama_async_mem.records import Turn
+    from ollama_async_mem.records import Scope, Turn
 
-__all__ = ["PROCEDURE", "told", "write_down"]
+__all__ = ["PROCEDURE", "as_fact", "told", "told_before", "write_down"]
 
 PROCEDURE = "procedure"
 """The key in the metadata of such facts."""
@@ -41,12 +42,15 @@ async def told(turns: Sequence[Turn], llm: ChatModel, instructions: str | None) 
     return text
 
 
-async def write_down(
-    text: str, turns: Sequence[Turn], metadata: dict[str, Any], *, store: MemoryStore, embedder: Embedder
-) -> Fact:
-    """Store what was told as a fact that is drawn from all of the turns, with PROCEDURE in its metadata."""
-    fact = Fact(
-        id=new_id(),
+async def told_before(store: MemoryStore, scope: Scope, key: str) -> Fact | None:
+    """What was written down under a key, None where nothing is."""
+    return next((fact for fact in await store.get_many([_id(scope, key)]) if isinstance(fact, Fact)), None)
+
+
+def as_fact(text: str, turns: Sequence[Turn], metadata: dict[str, Any], *, key: str | None) -> Fact:
+    """Make of what was told a fact that is drawn from all of the turns, with PROCEDURE in its metadata. Pure."""
+    return Fact(
+        id=_id(turns[0].scope, key) if key else new_id(),
         scope=turns[0].scope,
         text=text,
         quote="",
@@ -56,7 +60,15 @@ async def write_down(
         metadata={**metadata, PROCEDURE: True},
         expires_at=turns[0].expires_at,
     )
-    [vector] = await embedder.embed_documents([text])
+
+
+async def write_down(fact: Fact, *, store: MemoryStore, embedder: Embedder) -> bool:
+    """Store a fact, unless there is one with its id; returns whether there was none."""
+    [vector] = await embedder.embed_documents([fact.text])
     stored = StoredMemory(memory=fact, vector=vector.astype("<f4").tobytes())
-    await store.load([stored], space=EmbeddingSpace(embedder.model, len(vector)))
-    return fact
+    return bool(await store.load([stored], space=EmbeddingSpace(embedder.model, len(vector))))
+
+
+def _id(scope: Scope, key: str) -> str:
+    """The id of what is told under a key, which none of the messages under it has."""
+    return keyed_id(scope, (PROCEDURE, key), 0)

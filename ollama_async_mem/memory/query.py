@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -29,8 +29,10 @@ _ASKS_WHEN = re.compile(
 _IN_A_YEAR = re.compile(r"\b[12]\d{3}\b|\b(?:this|last|next|past|coming|previous|ago)\b", re.IGNORECASE)
 _MONTH = re.compile(r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)", re.IGNORECASE)
 # Han, kana, Thai, Lao, Burmese and Khmer are written without spaces.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_WORD = re.compile(rf"{_UNSPACED.pattern}+|(?:(?!{_UNSPACED.pattern})[^\W_])+")
+_SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_UNSPACED = re.compile(f"[{_SCRIPTS}]")
+_WORD = re.compile(rf"[{_SCRIPTS}]+|[^\W_{_SCRIPTS}]+")
+_REST = re.compile(rf"[^\W_{_SCRIPTS}]*")
 _STOP_WORDS = (
     "a about all also am an and any are as at be because been but by can could d did do does doing done for from "
     "get gets got had has have he her hers him his how i if in into is it its just kind ll m many me most much my "
@@ -126,10 +128,7 @@ def _in_year(day: date, year: int) -> int:
 
 def _is_form(text: str, begin: int, root: str) -> bool:
     """Tell whether what stands behind a root makes it a form of the same word."""
-    end = begin
-    while end < len(text) and _is_in_word(text[end]):
-        end += 1
-    rest = text[begin:end]
+    rest = text[begin : cast("re.Match[str]", _REST.match(text, begin)).end()]
     if rest in _RESTS or (len(root) >= _LONG_ROOT and len(rest) <= _MOST_REST):
         return True
     return (rest[:1] == root[-1] and rest[1:] in _DOUBLING) or (rest == "d" and root[-1] == "e")

@@ -14,9 +14,8 @@ from datetime import timedelta
 from itertools import islice, pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
 from ollama_async_mem.memory.query import has_word, is_during
+from ollama_async_mem.memory.weights import DEFAULT, RankingWeights
 from ollama_async_mem.records import Fact, Hit, Turn
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.memory.query import Query
     from ollama_async_mem.records import Candidate, MemoryRecord
 
-__all__ = ["DEFAULT", "RankingWeights", "rank", "shortlist", "speakers"]
+__all__ = ["rank", "shortlist", "speakers"]
 
 _MOST_READ = 8_000  # characters of a memory
 _FEW = 8  # with about so few candidates, the least similar of them may well be one that fits
@@ -36,48 +35,6 @@ _MOST_SOURCES = 2  # what was said again and again was said with other words aro
 _SENTENCE = re.compile(r"([^.!?\n\u2026\u3002\uff01\uff1f\u061f]+)([.!?\u2026\u3002\uff01\uff1f\u061f]*)")
 _ASKED = frozenset("?\uff1f\u061f")
 _PARTS = ("dense", "keyword", "neighbours", "speaker", "statement", "dates", "recency")
-
-
-class RankingWeights(msgspec.Struct, frozen=True, kw_only=True):
-    """How much each sign that a memory fits counts.
-
-    The defaults are round numbers from the middle of where five conversations of LoCoMo are answered best, with two
-    embedding models; leaving out any of the five, or changing any number by a half, changes little.
-
-    - listed: that it is among the most similar by vector. dense: how much more similar it is than the last of those,
-      from 0 to 1. dense_before: the same of the turn before it.
-    - words: the share of the query's words that it has, the rarer the more, from 0 to 1 and a little above where
-      words come again in what is around it. A word that it does not have itself counts by `words_before` in the turn
-      before, `words_after` in the one after, and `words_linked` between a fact and its turns; `saturation` is how
-      slowly a word that is found several times comes to count no more, as k1 of BM25.
-    - speaker: that the query names who said it, or names someone in a fact.
-    - statement: the share of its words that are not in questions: who asks does not tell.
-    - when: that it names days where the query asks when. dates: that it was said on days that the query names, or names
-      such days.
-    - recency: that it was said now; half of that after `half_life_days`.
-    """
-
-    listed: float = 0.2
-    dense: float = 0.8
-    dense_before: float = 0.25
-    words: float = 1.8
-    words_before: float = 0.7
-    words_after: float = 0.3
-    words_linked: float = 0.6
-    saturation: float = 0.4
-    speaker: float = 0.2
-    statement: float = 0.5
-    when: float = 0.25
-    dates: float = 0.6
-    recency: float = 0.0
-    half_life_days: float = 30.0
-    neighbour_gap_s: float = 3600.0
-    middle: float = 1.6
-    """The sum that is a score of 0.5, about as likely to fit as not."""
-    slope: float = 3.5
-
-
-DEFAULT = RankingWeights()
 
 
 class _Around(NamedTuple):
@@ -179,7 +136,10 @@ def _similarities(
     floor = min(cosines.values()) * len(dense) / (len(dense) + _FEW)
     span = 1 - floor
     found = {i: weights.listed + weights.dense * (cosine - floor) / span for i, cosine in cosines.items()}
-    return {i: max(found.get(j, 0.0) for j in (i, *around.linked.get(i, ()))) for i in memories}
+    similar = {i: found.get(i, 0.0) for i in memories}
+    for i in around.linked.keys() & similar.keys():
+        similar[i] = max(found.get(j, 0.0) for j in (i, *around.linked[i]))
+    return similar
 
 
 def _words(
@@ -229,11 +189,12 @@ def _is_about(memory: MemoryRecord, query: Query) -> bool:
 
 def _stated(memory: MemoryRecord) -> float:
     """The share of a text that is not in questions; a fact asks nothing."""
-    text = memory.text[:_MOST_READ]
-    asks = "?" in text or not (text.isascii() or _ASKED.isdisjoint(text))
-    if not asks or isinstance(memory, Fact):
+    text = memory.text
+    if "?" not in text and (text.isascii() or _ASKED.isdisjoint(text)):
         return 1.0
-    sentences = _SENTENCE.findall(text)
+    if isinstance(memory, Fact):
+        return 1.0
+    sentences = _SENTENCE.findall(text[:_MOST_READ])
     asked = sum(len(words) for words, marks in sentences if not _ASKED.isdisjoint(marks))
     return 1 - asked / max(sum(len(words) for words, _ in sentences), 1)
 

@@ -22,15 +22,15 @@ _MOST = 10_000
 
 
 class Entry:
-    """A turn that is stored or about to be; `done` is set once it is known which."""
+    """A turn that is stored or about to be; `done` is set once it is known which, and is that of all added with it."""
 
     __slots__ = ("at", "done", "entered_s", "failed", "id")
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, done: anyio.Event) -> None:
         self.id = turn.id
         self.at: datetime = turn.at
         self.entered_s = time.monotonic()
-        self.done = anyio.Event()
+        self.done = done
         self.failed = False
 
 
@@ -49,7 +49,8 @@ class Recent:
         self._drop_old()
         keys = [_key(turn, how) for turn in turns]
         earlier = [self._earlier(key, turn) for key, turn in zip(keys, turns, strict=True)]
-        entries = [old or Entry(turn) for old, turn in zip(earlier, turns, strict=True)]
+        done = anyio.Event()
+        entries = [old or Entry(turn, done) for old, turn in zip(earlier, turns, strict=True)]
         for key, old, entry in zip(keys, earlier, entries, strict=True):
             if old is None:
                 self._entries.pop(key, None)

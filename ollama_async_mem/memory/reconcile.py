@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from ollama_async_mem.memory.dates import find_dates
 from ollama_async_mem.memory.dates.words import listed
 from ollama_async_mem.memory.keys import Key, bare, key_of
-from ollama_async_mem.memory.places import is_country
+from ollama_async_mem.memory.places import are_apart
 from ollama_async_mem.memory.sentences import RELATION
 from ollama_async_mem.memory.wording import LIKES, content, is_negated, names, normal, numbers, plain, stem
 from ollama_async_mem.records import Candidate, Fact, Reinforcement, Supersession
@@ -50,7 +51,11 @@ _ABOUT_KEYS = frozenset(
         "live move relocate reside base work start job employ name call join turn age old year new leave quit resign"
     )
 )
-_MOVED = frozenset(map(stem, ("move", "relocate")))
+_MOVING = re.compile(
+    r"\b(?:moved|relocated|no longer|any ?more|used to|instead|now|nowadays|these days|meanwhile|i mean|i meant|sorry|"
+    r"correction)\b"
+)
+_SINCE = re.compile(r"\bsince\b(?! (?:always|birth|childhood|(?:i|we|she|he|they) (?:was|were))\b)")
 _NAMED = frozenset({"home", "work", "school"})
 _OWNED = frozenset({"have", "own"})
 _NO_NAMES = frozenset({"user", "assistant", "the"})
@@ -137,7 +142,7 @@ class _Desk:
         for what, other in related:
             if what == "conflict":
                 self._end(other, fact)
-            elif what == "open":
+            elif what == "open" and self._holds(other, fact.at):
                 self._open.append((other, fact))
 
     def _relation(self, known: Fact, fact: Fact, score: float) -> Relation:
@@ -148,16 +153,19 @@ class _Desk:
             case "same":
                 return "same" if _may_be_same(_gist(known.text, known.at), _gist(fact.text, fact.at)) else "none"
             case "replaces":
-                return "conflict" if known.at <= fact.at else "none"
+                return "conflict"
             case "both":
                 return "none"
         return "open"
 
     def _covers(self, known: Fact, fact: Fact) -> bool:
         """Whether a known fact held when the new one was said, and lasts as long."""
-        until = self._ended[known.id].valid_to if known.id in self._ended else known.valid_to
         lasts = known.expires_at is None or (fact.expires_at is not None and fact.expires_at <= known.expires_at)
-        return lasts and (until is None or fact.at < until)
+        return lasts and self._holds(known, fact.at)
+
+    def _holds(self, known: Fact, at: datetime) -> bool:
+        until = self._ended[known.id].valid_to if known.id in self._ended else known.valid_to
+        return until is None or at < until
 
     def _say_again(self, known: Fact, fact: Fact) -> None:
         if known.id in self._added:
@@ -214,8 +222,8 @@ def _relation(old: Fact, fact: Fact, score: float) -> Relation:
             return "conflict"
         if new.days <= known.days and new.key == known.key and new.is_planned == known.is_planned:
             return "same"
-    found = _by_keys(known, new)
-    if found == "open":
+    found = _by_keys(known, new, has_moved=_tells_of_move(old, fact))
+    if found is None:
         return _by_words(known, new, fact, score)
     is_end = any(gist.key and gist.key.ends for gist in (known, new))  # who leaves Acme is who worked there
     return "open" if found == "conflict" and not is_end and _may_be_namesakes(old, fact) else found
@@ -291,10 +299,10 @@ def _may_be_same(known: _Gist, new: _Gist) -> bool:
     )
 
 
-def _by_keys(known: _Gist, new: _Gist) -> Relation:
-    """What the keys tell; "open" where they tell nothing."""
+def _by_keys(known: _Gist, new: _Gist, *, has_moved: bool) -> Relation | None:
+    """What the keys tell, None where they tell nothing."""
     if not (known.key and new.key):
-        return "open"
+        return None
     if known.key.subject != new.key.subject:
         return "none"
     one, other = known.key, new.key
@@ -306,7 +314,19 @@ def _by_keys(known: _Gist, new: _Gist) -> Relation:
         more = new.words - known.words - _ABOUT_KEYS
         says_more = more or new.days - known.days or new.numbers - known.numbers or new.is_planned != known.is_planned
         return "none" if says_more else "same"
-    return _by_values(one, other, has_moved=bool(new.words & _MOVED))
+    return _by_values(one, other, has_moved=has_moved)
+
+
+def _tells_of_move(one: Fact, other: Fact) -> bool:
+    """Whether what was said later tells that somebody lives elsewhere since, and not only where in a place."""
+    earlier, later = sorted((one, other), key=lambda fact: fact.at)
+    text = f"{later.text} {later.quote}"
+    if _MOVING.search(normal(text)):
+        return True
+    if not _SINCE.search(normal(text)):
+        return False
+    days = find_dates(text, later.at)
+    return not days or max(day.start for day in days) > earlier.at.date()
 
 
 def _by_denial(one: Key, other: Key) -> Relation:
@@ -316,25 +336,31 @@ def _by_denial(one: Key, other: Key) -> Relation:
     return "conflict" if is_meant else "none"
 
 
-def _by_values(one: Key, other: Key, *, has_moved: bool) -> Relation:
-    """Whether different values of one attribute exclude each other: not a place and a kind of place, or its country."""
+def _by_values(one: Key, other: Key, *, has_moved: bool) -> Relation | None:
+    """Whether different values of one attribute exclude each other.
+
+    A place and a kind of place do not, and a home may lie in the other: who lives in Kreuzberg lives in Berlin. That is
+    left open unless the words tell of a move, or both are known to be cities, or countries. How much later it was said
+    tells nothing: people name now the part and now the whole.
+    """
     is_count = one.attribute in _OWNED and one.is_counted and other.is_counted
     if is_count and all(word.isdigit() for word in one.value ^ other.value):
-        return "open"
+        return None
     if not (one.is_single and other.is_single) or one.is_denied or one.value < other.value:
         return "none"
     if one.attribute not in _NAMED:
         return "conflict"
-    is_apart = not (one.names <= other.names or other.names <= one.names)
-    is_alike = has_moved or is_country(one.names) == is_country(other.names)
-    return "conflict" if is_apart and is_alike else "open"
+    if one.names <= other.names or other.names <= one.names:
+        return None
+    is_elsewhere = one.attribute != "home" or has_moved or are_apart(one.names, other.names)
+    return "conflict" if is_elsewhere else "open"
 
 
-def _by_end(one: Key, other: Key) -> Relation:
+def _by_end(one: Key, other: Key) -> Relation | None:
     """Whether one of two says that what the other says is over."""
     ended, held = (one, other) if one.ends else (other, one)
     if not ended.ends:
-        return "none" if one.is_single or other.is_single else "open"
+        return "none" if one.is_single or other.is_single else None
     is_over = held.attribute in ended.ends and not held.is_denied and ended.value <= held.value
     return "conflict" if is_over else "none"
 

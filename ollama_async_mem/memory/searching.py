@@ -8,12 +8,13 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
-import msgspec
+from msgspec.structs import replace
 
 from ollama_async_mem.errors import OllamaError
 from ollama_async_mem.filters import AllOf, AnyOf, Compare, Field
 from ollama_async_mem.memory.query import read_query
-from ollama_async_mem.memory.rank import RankingWeights, rank, shortlist, speakers
+from ollama_async_mem.memory.rank import rank, shortlist, speakers
+from ollama_async_mem.memory.rerank import reranked, room
 from ollama_async_mem.memory.tasks import together
 from ollama_async_mem.records import SearchResult, Selection
 
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ollama_async_mem.filters import Condition
+    from ollama_async_mem.memory.asked import Asked
     from ollama_async_mem.memory.query import Query
-    from ollama_async_mem.ports import Embedder, MemoryStore
+    from ollama_async_mem.memory.weights import RankingWeights
+    from ollama_async_mem.ports import Embedder, MemoryStore, Reranker
     from ollama_async_mem.records import Candidate, DateRange, Scope
 
     Places: TypeAlias = Sequence[tuple[Selection, int]]
 
-__all__ = ["Asked", "Finder"]
+__all__ = ["Finder"]
 
 _log = logging.getLogger(__name__)
 _POOL = 50
@@ -37,16 +40,6 @@ _MOST_SPEAKERS = 200
 _AT = Field("at")
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What is looked for, and where."""
-
-    text: str
-    selection: Selection
-    limit: int
-    min_score: float = 0.0
-    explain: bool = False
-
-
 class Finder:
     """Finds memories in a store, and remembers who speaks in which scope.
 
@@ -54,10 +47,13 @@ class Finder:
     are asked at once; else the words first, whose memories tell who speaks.
     """
 
-    def __init__(self, store: MemoryStore, embedder: Embedder, weights: RankingWeights) -> None:
+    def __init__(
+        self, store: MemoryStore, embedder: Embedder, weights: RankingWeights, reranker: Reranker | None
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._weights = weights
+        self._reranker = reranker
         self._speakers: OrderedDict[Scope, frozenset[str]] = OrderedDict()
         self._ranking = anyio.Lock()
 
@@ -68,6 +64,14 @@ class Finder:
             StoreError: an index could not be asked.
             EmbeddingMismatch: the embedder makes other vectors than the store holds.
         """
+        if self._reranker is None:
+            return await self._ranked(asked)
+        first = await self._ranked(replace(asked, limit=room(asked.limit), min_score=0.0))
+        again = await reranked(self._reranker, asked.text, first.hits, explain=asked.explain)
+        fit = tuple(hit for hit in (first.hits if again is None else again) if hit.score >= asked.min_score)
+        return SearchResult(fit[: asked.limit], first.degraded if again is not None else (*first.degraded, "reranker"))
+
+    async def _ranked(self, asked: Asked) -> SearchResult:
         now = asked.selection.as_of or datetime.now(UTC)
         query = read_query(asked.text, now=now)
         places = _places(asked, query)
@@ -145,7 +149,7 @@ def _places(asked: Asked, query: Query) -> Places:
     if query.dates:
         said = AnyOf(tuple(_during(days) for days in query.dates))
         where = said if asked.selection.where is None else AllOf((asked.selection.where, said))
-        places.append((msgspec.structs.replace(asked.selection, where=where), _DATED_POOL))
+        places.append((replace(asked.selection, where=where), _DATED_POOL))
     return places
 
 

@@ -5,7 +5,7 @@ It owns the extraction that runs behind the adds, and knows its parts only as po
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +21,7 @@ from ollama_async_mem.memory.chat import MemoryChat
 from ollama_async_mem.memory.checks import (
     Infer,
     as_time,
+    require_end,
     require_infer,
     require_metadata,
     require_score,
@@ -29,23 +30,24 @@ from ollama_async_mem.memory.checks import (
 )
 from ollama_async_mem.memory.context import LEAST_SCORE
 from ollama_async_mem.memory.conversation import as_prompt
+from ollama_async_mem.memory.courtesy import Courtesy
 from ollama_async_mem.memory.keeping import MemoryKeeper
 from ollama_async_mem.memory.messages import are_long, as_messages, as_turns, timed
-from ollama_async_mem.memory.procedures import told, write_down
-from ollama_async_mem.memory.rank import DEFAULT, RankingWeights
-from ollama_async_mem.memory.tasks import this_task
+from ollama_async_mem.memory.procedures import as_fact, told, told_before, write_down
+from ollama_async_mem.memory.tasks import Host
 from ollama_async_mem.memory.upkeep import purge
 from ollama_async_mem.memory.vision import described
+from ollama_async_mem.memory.weights import DEFAULT, RankingWeights
+from ollama_async_mem.ports import CountingEmbedder
 from ollama_async_mem.records import AddResult
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.memory.ingest import Ingest
     from ollama_async_mem.memory.messages import MessageInput
-    from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore
+    from ollama_async_mem.ports import ChatModel, Embedder, MemoryStore, Reranker
     from ollama_async_mem.records import Fact, Turn
 
 __all__ = ["MemoryService"]
@@ -65,6 +67,7 @@ class MemoryService(MemoryKeeper):
         concurrency: for how many users the model is asked for facts at the same time.
         same_within: within which time the same words of the same speaker in the same scope are stored once.
         weights: of the ranking, see `RankingWeights`.
+        reranker: looks at the best hits again, see `ports.Reranker`; their scores are its own then.
         resources: opened before everything else, and closed after it.
 
     Every method may raise `StoreError`; those that embed or generate may raise `OllamaError`.
@@ -83,12 +86,16 @@ class MemoryService(MemoryKeeper):
         concurrency: int = 64,
         same_within: timedelta = timedelta(seconds=30),
         weights: RankingWeights = DEFAULT,
+        reranker: Reranker | None = None,
         resources: Sequence[AbstractAsyncContextManager[Any]] = (),
     ) -> None:
-        super().__init__(store, embedder, window=same_within, weights=weights, extracts=llm is not None)
+        super().__init__(
+            store, embedder, window=same_within, weights=weights, reranker=reranker, extracts=llm is not None
+        )
         self._resources = resources
         self._llm = llm
         self._vision = vision
+        self._courtesy = Courtesy()
         self._ingest: Ingest | None = None
         if llm and extract_here:
             from ollama_async_mem.memory.ingest import Ingest  # noqa: PLC0415 - its patterns take a while to compile
@@ -101,19 +108,38 @@ class MemoryService(MemoryKeeper):
                 prompt=prompt,
                 idle_s=idle_s,
                 concurrency=concurrency,
+                courtesy=self._courtesy,
             )
             self._wake = self._ingest.wake
-        self._opener: asyncio.Task[Any] | None = None
-        self._stack = AsyncExitStack()
+        self._host: Host | None = None
 
     async def __aenter__(self) -> Self:
-        if self._opener:
+        if self._host:
             raise ConfigError("a memory is opened once: make a new one")
-        self._opener = this_task()
-        async with AsyncExitStack() as stack:  # what is open already is closed when a later step fails
+        self._host = Host(self._running())
+        await self._host.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop the extraction and close the store, once what is being stored is. Any task may call it, and again.
+
+        Raises:
+            ConfigError: the memory was opened in another event loop; it stays open.
+        """
+        if self._host:
+            await self._host.close()
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        """Hold all parts open, in the task that owns them."""
+        async with AsyncExitStack() as stack:
             for resource in (*self._resources, self.store, self._embedder):
                 await stack.enter_async_context(resource)
             await self._check_embedding_space()
+            stack.push_async_callback(self._intake.settled)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)  # an unfinished job stays in the queue
             tasks.start_soon(purge, self.store, self._feed.publish)
@@ -121,22 +147,8 @@ class MemoryService(MemoryKeeper):
                 tasks.start_soon(self._ingest.run)
             stack.callback(self._end)
             self._chats = await stack.enter_async_context(anyio.create_task_group())  # what they store is waited for
-            self._stack = stack.pop_all()
-        self._is_open = True
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Stop the extraction and close the store, once finished chats are stored. May be called more than once.
-
-        Raises:
-            ConfigError: another task than the one that opened the memory calls it; the memory stays open.
-        """
-        if self._is_open and this_task() is not self._opener:
-            raise ConfigError("a memory is closed by the task that opened it: let one task hold its 'async with'")
-        await self._stack.aclose()
+            self._is_open = True
+            yield
 
     async def add(
         self,
@@ -166,24 +178,26 @@ class MemoryService(MemoryKeeper):
             metadata: stored beside each message, for `filters`.
             timestamp: when they were said, by default now. A message without a timestamp of its own was said when the
                 one before it was. Words such as "last Friday" are seen from then.
-            expires_at: from when on the messages are not found any more; they are destroyed within the hour.
+            expires_at: from when on the messages are not found any more; they are destroyed within the hour. It must be
+                yet to come, but for what is imported with times before it: that may have expired since it was said.
             key: of the caller's choice; what was added to this scope under a key is not added again while it is stored.
             infer: when to extract facts.
             prompt: replaces the instructions to the model that extracts them, all but the shape of the answer.
 
         Raises:
-            ConfigError: no id is given, or a message is blank; nothing was stored.
+            ConfigError: no id is given, a message is blank, or `expires_at` has passed; nothing was stored.
         """
-        scope = self._scope(user_id, agent_id, run_id)
+        scope, now = self._scope(user_id, agent_id, run_id), datetime.now(UTC)
         require_infer(infer)
-        now = datetime.now(UTC)
-        at, end, beside = as_time(timestamp) or now, as_time(expires_at), require_metadata(metadata)
-        said = await described(timed(as_messages(messages), at), self._vision)
+        key, prompt = require_text("key", key), require_text("prompt", prompt)
+        said, beside = timed(as_messages(messages), as_time(timestamp) or now), require_metadata(metadata)
+        end = require_end(expires_at, said=max(message.timestamp or now for message in said), now=now)
+        if key and (there := await self._intake.taken(scope, key, len(said))):
+            return there
+        said = await described(said, self._vision)
         make = partial(as_turns, said, scope, now=now, metadata=beside, expires_at=end)
         turns = await anyio.to_thread.run_sync(make) if are_long(said) else make()
-        return await self._store_turns(
-            turns, infer, key=require_text("key", key), prompt=require_text("prompt", prompt)
-        )
+        return await self._store_turns(turns, infer, key=key, prompt=prompt)
 
     async def add_many(
         self,
@@ -211,22 +225,27 @@ class MemoryService(MemoryKeeper):
         run_id: str | None = None,
         metadata: dict[str, Any] | None = None,
         timestamp: datetime | str | None = None,
+        expires_at: datetime | str | None = None,
+        key: str | None = None,
         prompt: str | None = None,
     ) -> Fact:
         """Store what an agent said and did, let the model tell it as steps, and return that as a fact.
 
-        It waits for the model. The messages are stored also when that fails. `prompt` replaces the instructions.
+        It waits for the model. The messages are stored also when that fails. `prompt` replaces the instructions. Other
+        arguments are as of `add`: messages and fact expire together, and what was told under a key is not told again.
 
         Raises:
             ConfigError: an argument is wrong, or this memory has no chat model.
         """
         llm, told_to = self._require_llm(), require_text("prompt", prompt)
-        ids = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}
-        added = await self.add(messages, metadata=metadata, timestamp=timestamp, infer=False, **ids)
-        text = await told(added.turns, llm, told_to)
-        fact = await write_down(
-            text, added.turns, require_metadata(metadata), store=self.store, embedder=self._embedder
-        )
+        scope, key = self._scope(user_id, agent_id, run_id), require_text("key", key)
+        if key and (fact := await told_before(self.store, scope, key)):
+            return fact
+        said: dict[str, Any] = {"timestamp": timestamp, "expires_at": expires_at, "metadata": metadata, "key": key}
+        added = await self.add(messages, user_id=user_id, agent_id=agent_id, run_id=run_id, infer=False, **said)
+        fact = as_fact(await told(added.turns, llm, told_to), added.turns, require_metadata(metadata), key=key)
+        if not await write_down(fact, store=self.store, embedder=self._embedder):
+            return await told_before(self.store, scope, key or "") or fact  # another caller with the key was faster
         self._feed.publish(FactAdded(fact))
         return fact
 
@@ -262,6 +281,7 @@ class MemoryService(MemoryKeeper):
             scope,
             prompt=as_prompt(messages),
             start=self._start,
+            courtesy=self._courtesy,
             max_tokens=require_tokens(max_tokens),
             min_score=require_score(min_score),
             remember=remember,
@@ -282,11 +302,18 @@ class MemoryService(MemoryKeeper):
         return await self.store.pending_jobs()
 
     async def statistics(self) -> MemoryStatistics:
-        """Count what is stored, and what became of the extraction since this memory was opened."""
+        """Count what is stored, and what extraction and embedder did since this memory was opened."""
         self._require_open()
         return MemoryStatistics(
-            store=await self.store.statistics(), extraction=self._ingest.counts if self._ingest else None
+            store=await self.store.statistics(),
+            extraction=self._ingest.counts if self._ingest else None,
+            embedding=self._embedder.statistics if isinstance(self._embedder, CountingEmbedder) else None,
         )
+
+    @property
+    def llm(self) -> ChatModel | None:
+        """The chat model, None where there is none."""
+        return self._llm
 
     @property
     def llm_model(self) -> str:

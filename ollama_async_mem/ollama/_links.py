@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ._pool import Exchange
     from .hosts import Host
 
-__all__ = ["NativeLink", "answer_of", "make_link"]
+__all__ = ["NativeLink", "address_of", "answer_of", "make_link"]
 
 _LOGGER = logging.getLogger(__name__)
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
@@ -59,7 +59,7 @@ class NativeLink:
     """Our own HTTP/1.1."""
 
     def __init__(self, host: Host, options: LinkOptions, auth: tuple[str, str] | None) -> None:
-        address, authority = _address(host, options.verify)
+        address, authority = address_of(host, options.verify)
         self._pool = Pool(address, max_connections=options.max_connections)
         self._limits = Limits(wait_s=options.wait_s, connect_s=options.connect_s)
         headers = {"host": authority, **_authorization(auth), **{k.lower(): v for k, v in options.headers.items()}}
@@ -86,7 +86,7 @@ def _about(content: Content) -> tuple[bytes, bytes | AsyncIterable[bytes]]:
     return lines, content.checked()
 
 
-def _address(host: Host, verify: Any) -> tuple[Address, str]:
+def address_of(host: Host, verify: Any) -> tuple[Address, str]:
     """Where to connect to, and the Host header; a zone id (RFC 6874) concerns this machine only."""
     if host.socket_path:
         return Address(host.url, "", 0, path=host.socket_path), "localhost"

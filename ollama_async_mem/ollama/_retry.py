@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
     import tenacity
 
-__all__ = ["RetryPolicy", "no_retry_waits", "with_retry"]
+__all__ = ["RetryPolicy", "no_retry_waits", "tell_retries", "with_retry"]
 
 T = TypeVar("T")
 
 _SWITCHES: set[object] = set()
 """One for each `no_retry_waits` that is entered, in whichever thread."""
+_LISTENER: ContextVar[Callable[[], object] | None] = ContextVar("listener", default=None)
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +62,11 @@ def no_retry_waits() -> Iterator[None]:
         _SWITCHES.discard(switch)
 
 
+def tell_retries(listener: Callable[[], object]) -> None:
+    """Have `listener` called whenever a request of this task is tried again."""
+    _LISTENER.set(listener)
+
+
 async def with_retry(policy: RetryPolicy, send: Callable[[], Awaitable[T]]) -> T:
     """Call `send` until it succeeds, raises what may not be retried, or the policy is used up."""
     began = time.monotonic()
@@ -81,6 +88,8 @@ async def _again(policy: RetryPolicy, send: Callable[[], Awaitable[T]], failure:
     async def attempt() -> T:
         for exc in failures:  # the try that was made already counts as the first
             raise exc
+        if (listener := _LISTENER.get()) is not None:
+            listener()
         return await send()
 
     def is_over(state: tenacity.RetryCallState) -> bool:

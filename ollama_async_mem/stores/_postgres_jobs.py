@@ -67,7 +67,7 @@ async def update_and_job(
     vector: Vector | None,
     *,
     model: str,
-    extract: bool,
+    extract: bool | None,
     why: Why,
     where: str,
 ) -> MemoryRecord:
@@ -82,15 +82,20 @@ async def update_and_job(
     return now
 
 
-async def _begin_anew(conn: Connection, turn: Turn, *, extract: bool) -> None:
+async def _begin_anew(conn: Connection, turn: Turn, *, extract: bool | None) -> None:
     """End the claims on jobs of a turn, for they are about its old text; where no job waits for it, queue one."""
     of_turn = [write(turn.id)]
     await conn.execute(_GIVE_BACK_ALL, of_turn)
+    if extract is None:
+        extract = await conn.fetchval(_WAS_TO_BE_READ, of_turn)
     if extract and not await conn.fetchval(_WAITING, of_turn):
         await queue(conn, [job_for([turn], None)])
 
 
 _WAITING = "SELECT TRUE FROM jobs WHERE state = 'queued' AND turn_ids && $1 LIMIT 1"
+_WAS_TO_BE_READ = (  # a fact was drawn from it, or a job for it is not finished
+    "SELECT EXISTS (SELECT FROM memories WHERE turn_ids && $1) OR EXISTS (SELECT FROM jobs WHERE turn_ids && $1)"
+)
 
 
 async def claim(conn: Connection, now: datetime, lease: timedelta, limit: int) -> list[Job]:

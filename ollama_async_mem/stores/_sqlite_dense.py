@@ -16,14 +16,15 @@ from . import _sqlite_codes as codes
 from ._checks import require_space
 from ._sqlite_blocks import Meant
 from ._sqlite_matrices import Vectors, stamp_of
-from ._sqlite_rows import candidates, read_space
+from ._sqlite_rows import candidates, candidates_of_each, read_space
 from ._sqlite_selection import resolve, selection_sql
+from ._sqlite_sharing import Sharing
 from ._sqlite_values import micros
 from ._vectors import nearest, nearest_codes, sign_bits, sign_scores, unit
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from datetime import datetime
 
     from ollama_async_mem.ports import Vector
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from ._sqlite_blocks import Block
     from ._sqlite_matrices import MatrixCache, Mirror, Stamp
     from ._sqlite_selection import ScopeKeys
-    from ._vectors import Codes, Ids, Mask
+    from ._vectors import Codes, Ids, Mask, Matrix
 
-__all__ = ["dense_candidates"]
+__all__ = ["NearestSearch"]
 
 Scored: TypeAlias = list[tuple[int, float]]
+Read: TypeAlias = "Callable[[Callable[[sqlite3.Connection], list[list[Candidate]]]], Awaitable[list[list[Candidate]]]]"
+
+MOST_TOGETHER = 32  # queries: the more, the cheaper each is, but the first of them waits longer
 
 
 class Search(NamedTuple):
@@ -45,49 +49,61 @@ class Search(NamedTuple):
     conn: sqlite3.Connection
     cache: MatrixCache
     selection: Selection
-    query: Vector
+    queries: Matrix  # of length one, (n, dimension)
     space: EmbeddingSpace
     limit: int
     now: datetime
     where: str
 
 
-def dense_candidates(
-    conn: sqlite3.Connection,
-    cache: MatrixCache,
-    selection: Selection,
-    vector: Vector,
-    *,
-    model: str,
-    limit: int,
-    now: datetime,
-    where: str,
-) -> list[Candidate]:
-    """Return the memories nearest to a vector of any length, scored by cosine.
+class NearestSearch:
+    """Searches a store by vectors; those for the same that come at the same time share the work."""
 
-    It must be the first to read in its snapshot.
+    def __init__(self, cache: MatrixCache, where: str) -> None:
+        self.cache = cache
+        self._where = where
+        self._sharing: Sharing[Vector, list[Candidate]] = Sharing(MOST_TOGETHER)
 
-    Raises:
-        EmbeddingMismatch: the store holds vectors of another model or dimension.
-        StoreError: the vector has no direction.
-    """
-    query = unit(vector)
-    search = Search(conn, cache, selection, query, EmbeddingSpace(model, query.size), limit, now, where)
-    mirror = cache.vectors(selection.scope)
+    async def find(
+        self, read: Read, selection: Selection, vector: Vector, *, model: str, limit: int, now: datetime
+    ) -> list[Candidate]:
+        """Return the memories nearest to a vector of any length, scored by cosine.
+
+        Raises:
+            EmbeddingMismatch: the store holds vectors of another model or dimension.
+            StoreError: the vector has no direction.
+        """
+        query = unit(vector)
+        space = EmbeddingSpace(model, query.size)
+
+        def run(queries: list[Vector]) -> Awaitable[list[list[Candidate]]]:
+            asked = (selection, np.stack(queries), space, limit, now, self._where)
+            return read(lambda conn: _search(Search(conn, self.cache, *asked)))
+
+        if selection.where is not None:
+            return (await run([query]))[0]
+        same = (selection.scope, tuple(selection.kinds), selection.as_of, selection.everything, space, limit)
+        return await self._sharing.ask(same, query, run)
+
+
+def _search(search: Search) -> list[list[Candidate]]:
+    """Return for each query the memories nearest to it. It must be the first to read in its snapshot."""
+    mirror = search.cache.vectors(search.selection.scope)
     found = None if mirror.is_large else _among_vectors(search, mirror)
-    if found is None:
-        found = _among_codes(search, mirror)
-    return candidates(conn, found)
+    if found is not None:
+        return candidates_of_each(search.conn, found)
+    each = (search._replace(queries=query[None]) for query in search.queries)
+    return [candidates(search.conn, _among_codes(one, mirror)) for one in each]
 
 
-def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> Scored | None:
+def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | None:
     """Compare with each vector of a scope; None: it has too many."""
     with mirror.lock:
         stamp = stamp_of(search.conn)
         keys = _keys(search)
         if keys is None:
-            return []
-        source = Vectors(keys, search.query.size)
+            return [[] for _ in search.queries]
+        source = Vectors(keys, search.space.dimension)
         if mirror.source is None:
             mirror.is_large = source.count_rows(search.conn, codes.EXACT_ROWS + 1) > codes.EXACT_ROWS
         if mirror.is_large:
@@ -97,11 +113,11 @@ def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> Scored | None:
             mirror.is_large = True
             mirror.clear()
     meant = _meant(search, None)
-    return nearest(((block.seqs, block.data, meant.mask(block)) for block in held), search.query, search.limit)
+    return nearest(((block.seqs, block.data, meant.mask(block)) for block in held), search.queries, search.limit)
 
 
 def _among_codes(search: Search, mirror: Mirror[Vectors]) -> Scored:
-    """Compare with the vectors of those rows whose codes are nearest."""
+    """Compare one query with the vectors of those rows whose codes are nearest."""
     shared = search.cache.codes()
     with shared.lock:
         stamp = _new_snapshot(search.conn)
@@ -113,13 +129,13 @@ def _among_codes(search: Search, mirror: Mirror[Vectors]) -> Scored:
     if coding is None:
         return _scan(search)
     listed, scored = coding.room(search.limit)
-    code, meant = sign_bits(search.query[None], source.mean)[0], _meant(search, keys)
+    code, meant = sign_bits(search.queries, source.mean)[0], _meant(search, keys)
     seqs, rows = nearest_codes(_masked(held, meant), code, listed)
     if seqs.size < listed and meant.seqs is None and meant.facts is None:
         mirror.is_large = False  # it shrank
-    best = np.argsort(-sign_scores(rows, search.query, source.mean), kind="stable")[:scored]
-    chosen = blocks.read_vectors(search.conn, seqs[best], search.query.size)
-    return nearest(chosen, search.query, search.limit)
+    best = np.argsort(-sign_scores(rows, search.queries[0], source.mean), kind="stable")[:scored]
+    chosen = blocks.read_vectors(search.conn, seqs[best], search.space.dimension)
+    return nearest(chosen, search.queries, search.limit)[0]
 
 
 def _masked(held: Iterable[Block], meant: Meant) -> Iterator[tuple[Ids, Codes, Mask | None]]:
@@ -136,8 +152,8 @@ def _scan(search: Search) -> Scored:
     """Compare with each vector in the file, for a store whose codes are still to be made."""
     condition, values = selection_sql(search.conn, search.selection, search.now) or ("FALSE", [])
     ordered = f"memories.seq IN (SELECT seq FROM memories WHERE {condition})"  # noqa: S608 - no text of others
-    rows = blocks.read_rows(search.conn, ordered, values, search.query.size)
-    return nearest(((block.seqs, block.data, None) for block in rows), search.query, search.limit)
+    rows = blocks.read_rows(search.conn, ordered, values, search.space.dimension)
+    return nearest(((block.seqs, block.data, None) for block in rows), search.queries, search.limit)[0]
 
 
 def _keys(search: Search) -> ScopeKeys | None:

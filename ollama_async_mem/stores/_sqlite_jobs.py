@@ -93,7 +93,7 @@ def update_and_job(
     vector: Vector | None,
     *,
     model: str,
-    extract: bool,
+    extract: bool | None,
     why: Why,
     where: str,
 ) -> MemoryRecord:
@@ -103,9 +103,17 @@ def update_and_job(
     """
     before, now = update(conn, memory_id, change, vector, model=model, why=why, where=where)
     if isinstance(now, Turn) and now.text != before.text:
+        extract = _was_to_be_read(conn, now) if extract is None else extract
         forget_facts_of(conn, memory_id, why)
         _begin_anew(conn, now, extract=extract)
     return now
+
+
+def _was_to_be_read(conn: sqlite3.Connection, turn: Turn) -> bool:
+    """Whether a fact was drawn from a turn, or a job for it is not finished."""
+    seqs = turn_seqs(conn, [turn.id])
+    sql = "SELECT 1 FROM links WHERE turn_seq = ? UNION ALL SELECT 1 FROM job_turns WHERE turn_seq = ? LIMIT 1"
+    return conn.execute(sql, seqs * 2).fetchone() is not None
 
 
 def _begin_anew(conn: sqlite3.Connection, turn: Turn, *, extract: bool) -> None:

@@ -9,7 +9,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ollama_async_mem.records import MemoryRecord  # noqa: TC001 - msgspec resolves annotations at run time
 
 from ._sqlite_blocks import changes_since, last_change
 from ._sqlite_work import MemoConnection
@@ -18,14 +22,13 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Mapping, Sequence
 
-    from ollama_async_mem.records import MemoryRecord
 
 __all__ = ["RecordCache", "Row", "read_through"]
 
 ENTRY_BYTES = 1024  # what a memory takes beside its text and metadata
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """A memory without what a caller could change in it, and without what the log of changes does not tell of."""
 
     record: MemoryRecord  # with neither metadata nor `turn_ids`

@@ -124,8 +124,8 @@ def load_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, Memory
     rows = read_through(conn, seqs, _read_rows)
     sources = _sources(conn, [seq for seq, row in rows.items() if type(row.record) is Fact])
     memories: dict[int, MemoryRecord] = {}
-    for seq, (record, metadata) in rows.items():
-        own = read_json(metadata) if metadata else {}
+    for seq, row in rows.items():
+        record, own = row.record, read_json(row.metadata) if row.metadata else {}
         if type(record) is Fact:
             memories[seq] = replace(record, metadata=own, turn_ids=tuple(sources.get(seq, ())))
         else:
@@ -188,6 +188,15 @@ def _record(scope: Scope, columns: Sequence[Any]) -> MemoryRecord:
 
 def candidates(conn: sqlite3.Connection, scored: Iterable[tuple[int, float]]) -> list[Candidate]:
     """Read the memories of scored rows, in the order given."""
-    scores = dict(scored)
-    memories = load_rows(conn, list(scores))
-    return [Candidate(memories[seq], score) for seq, score in scores.items()]
+    return candidates_of_each(conn, [list(scored)])[0]
+
+
+def candidates_of_each(conn: sqlite3.Connection, found: Sequence[Sequence[tuple[int, float]]]) -> list[list[Candidate]]:
+    """Read the memories of the scored rows of several searches at once; no search shares a record with another."""
+    memories = load_rows(conn, list({seq for scored in found for seq, _ in scored}))
+    first, *others = ([Candidate(memories[seq], score) for seq, score in scored] for scored in found)
+    return [first, *([Candidate(_own(c.memory), c.score) for c in other] for other in others)]
+
+
+def _own(memory: MemoryRecord) -> MemoryRecord:
+    return replace(memory, metadata=dict(memory.metadata))

@@ -58,21 +58,59 @@ def from_blobs(blobs: Sequence[bytes], dimension: int) -> Matrix:
     return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, dimension)
 
 
-def nearest(blocks: Iterable[tuple[Ids, Matrix, Mask | None]], query: Vector, limit: int) -> list[tuple[int, float]]:
-    """Return the `limit` ids with the largest cosine, best first, equal ones oldest first.
+def nearest(
+    blocks: Iterable[tuple[Ids, Matrix, Mask | None]], queries: Matrix, limit: int
+) -> list[list[tuple[int, float]]]:
+    """Return for each query the `limit` ids with the largest cosine, best first, equal ones oldest first.
 
     A block is ids `(n,)`, rows `(n, dimension)` of length one, and which of them count, all where that is None.
-    Blocks are read one at a time.
+    Queries are `(m, dimension)`. Blocks are read one at a time.
     """
-    ids: Ids = np.empty(0, dtype=np.int64)
-    scores: Matrix = np.empty(0, dtype=np.float32)
-    for block_ids, rows, mask in blocks:
-        # vecdot stays on one core; a threaded matrix product would stall the event loop on a small machine
-        found = np.vecdot(rows, query)
-        ids = np.concatenate((ids, block_ids if mask is None else block_ids[mask]))
-        scores = np.concatenate((scores, found if mask is None else found[mask]))
+    best = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))] * len(queries)
+    for block in blocks:
+        for place, (query, scores) in enumerate(zip(queries, _cosines(block[1], queries), strict=True)):
+            best[place] = _merged(*best[place], *_promising(block, query, scores, limit), limit)
+    return [_ordered(*pair) for pair in best]
+
+
+def _promising(block: tuple[Ids, Matrix, Mask | None], query: Vector, scores: Matrix, limit: int) -> tuple[Ids, Matrix]:
+    """The best rows of a block, scored to the last digit: in a product that depends on what else is multiplied."""
+    ids, rows, mask = block
+    if mask is None:
         best = _best(ids, scores, limit)
-        ids, scores = ids[best], scores[best]
+    else:
+        counted = np.flatnonzero(mask)
+        best = counted[_best(ids[counted], scores[counted], limit)]
+    return ids[best], np.vecdot(rows[best], query)
+
+
+def _cosines(rows: Matrix, queries: Matrix) -> Matrix:
+    """Scores `(m, n)` of rows `(n, dimension)` for queries `(m, dimension)`, on one core.
+
+    A matrix product on all cores would stall the event loop of a small machine. So rows are multiplied a few at a time,
+    below the size from which OpenBLAS uses threads.
+    """
+    if len(queries) == 1:
+        alone: Matrix = np.vecdot(rows, queries[0])[None]
+        return alone
+    found = np.empty((len(rows), len(queries)), np.float32)
+    columns, step = np.ascontiguousarray(queries.T), max(1, _ONE_THREAD // queries.size)
+    for begin in range(0, len(rows), step):
+        np.matmul(rows[begin : begin + step], columns, out=found[begin : begin + step])
+    return np.ascontiguousarray(found.T)
+
+
+_ONE_THREAD = (2 << 18) - 1  # multiplications: OpenBLAS takes a thread for each 2**18, as interface/gemm.c has it
+
+
+def _merged(ids: Ids, scores: Matrix, more: Ids, found: Matrix, limit: int) -> tuple[Ids, Matrix]:
+    """The best of those that are kept and of a further block, in no order."""
+    ids, scores = np.concatenate((ids, more)), np.concatenate((scores, found))
+    best = _best(ids, scores, limit)
+    return ids[best], scores[best]
+
+
+def _ordered(ids: Ids, scores: Matrix) -> list[tuple[int, float]]:
     order = np.lexsort((ids, -scores))
     return list(zip(ids[order].tolist(), scores[order].tolist(), strict=True))
 

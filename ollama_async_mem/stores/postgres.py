@@ -174,7 +174,7 @@ class PostgresStore:
         *,
         vector: Vector | None = None,
         model: str = "",
-        extract: bool = False,
+        extract: bool | None = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:

@@ -20,7 +20,7 @@ from . import _sqlite_transfer as transfer
 from . import _sqlite_writes as writes
 from ._checks import check, check_around
 from ._sqlite_codes import Upkeep
-from ._sqlite_dense import dense_candidates
+from ._sqlite_dense import NearestSearch
 from ._sqlite_events import Why
 from ._sqlite_inserts import insert_memories
 from ._sqlite_keywords import PhraseCounts, keyword_candidates
@@ -113,7 +113,7 @@ class SQLiteStore:
 
     def _forget(self) -> None:
         """Begin with what is kept in memory of a file."""
-        self._cache, self._phrases = MatrixCache(self._cache_bytes), PhraseCounts()
+        self._nearest, self._phrases = NearestSearch(MatrixCache(self._cache_bytes), self.location), PhraseCounts()
         self._upkeep, self._merge = Upkeep(), IndexMerge()
         records = RecordCache(RECORD_BYTES)
         self._connect_reader = partial(connect_reader, self._path, busy_timeout_s=self._busy_timeout_s, records=records)
@@ -186,7 +186,7 @@ class SQLiteStore:
         *,
         vector: Vector | None = None,
         model: str = "",
-        extract: bool = False,
+        extract: bool | None = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
@@ -216,16 +216,7 @@ class SQLiteStore:
     ) -> builtins.list[Candidate]:
         """Return the memories whose vectors are nearest, best first, scored by cosine. `model` made the vector."""
         check(selection.kinds, limit)
-        return await self._read(
-            dense_candidates,
-            self._cache,
-            selection,
-            vector,
-            model=model,
-            limit=limit,
-            now=_now(),
-            where=self.location,
-        )
+        return await self._nearest.find(self._read, selection, vector, model=model, limit=limit, now=_now())
 
     async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> builtins.list[Candidate]:
         """Return the memories that share words with the query, best first, by BM25. Any text is a valid query.

@@ -122,10 +122,11 @@ def test_a_chat(ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: P
     assert ran(capsys, "import", str(path), "-u", "ann")["new"] == 3
     write([*CHAT, {"role": "user", "content": "bye", "timestamp": "2026-05-02"}])
     done = ran(capsys, "import", str(path), "-u", "ann")
-    assert (done["turns"], done["new"]) == (4, 1)
+    assert (done["turns"], done["new"], done["embedding"]["sent"]) == (4, 1, 1)
     items = ran(capsys, "list", "-u", "ann", "--sort", "at")["items"]
     assert [item["text"] for item in items] == ["hello", "hi", "hello", "bye"]
     assert [item["at"][:10] for item in items] == ["2026-05-01"] * 3 + ["2026-05-02"]
+    assert "embedded 3 texts in " in said(capsys, "import", str(path), "-u", "bob")[1]
 
 
 def test_an_import_that_was_stopped_goes_on(

@@ -7,12 +7,13 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-import pytest
+import msgspec
 import yaml
 from fakes import ScriptedOllama
 
 from ollama_async_mem.cli.main import USAGE, run
-from ollama_async_mem.config import EmbedderConfig, OllamaConfig, load_config, load_settings
+from ollama_async_mem.config import EmbedderConfig, MemoryConfig, OllamaConfig, load_config, load_settings
+from ollama_async_mem.memory.weights import RankingWeights
 
 from .calls import ran, said
 
@@ -26,7 +27,11 @@ def test_where_each_setting_comes_from(capsys: CaptureFixture[str], tmp_path: Pa
     """Default, file, variable or argument; secrets are hidden."""
     path = tmp_path / "settings.json"
     secret = {"temperature": 0.7, "api_key": "s3cret", "headers": {"X-Token": "s3cret"}}
-    path.write_text(json.dumps({"llm": {"config": secret}, "store": "postgresql://ann:s3cret@host/db"}))
+    works = {"idle_s": 2.0, "weights": {"recency": 0.5}}
+    path.write_text(
+        json.dumps({"llm": {"config": secret}, "store": "postgresql://ann:s3cret@host/db", "memory": works})
+    )
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_CONCURRENCY", "8")
     monkeypatch.setenv("OLLAMA_ASYNC_MEM_CONFIG", str(path))
     monkeypatch.delenv("OLLAMA_ASYNC_MEM_STORE")
     monkeypatch.setenv("OLLAMA_HOST", "http://ann:s3cret@example.org:1234")
@@ -38,6 +43,11 @@ def test_where_each_setting_comes_from(capsys: CaptureFixture[str], tmp_path: Pa
     assert settings["llm.ollama_base_url"] == {"value": "http://***@example.org:1234", "from": "OLLAMA_HOST"}
     assert settings["embedder.model"] == {"value": "all-minilm", "from": "argument"}
     assert settings["llm.num_ctx"] == {"value": None, "from": "default"}
+    assert settings["memory.prompt"] == {"value": None, "from": "default"}
+    assert settings["memory.idle_s"] == {"value": 2.0, "from": str(path)}
+    assert settings["memory.concurrency"] == {"value": 8, "from": "OLLAMA_ASYNC_MEM_CONCURRENCY"}
+    assert settings["memory.weights.recency"] == {"value": 0.5, "from": str(path)}
+    assert settings["memory.weights.words"] == {"value": RankingWeights().words, "from": "default"}
     out, _ = said(capsys, "config", "show")
     assert re.search(r"^llm.temperature +0.7  \(.*settings.json\)$", out, re.MULTILINE)
     assert "s3cret" not in out + json.dumps(shown)
@@ -83,7 +93,7 @@ def test_a_first_file(capsys: CaptureFixture[str], tmp_path: Path, monkeypatch: 
     assert f"OLLAMA_ASYNC_MEM_CONFIG={path}" in err
     assert run(["config", "check", str(path)]) == 0
     loaded = load_settings(config=path)
-    assert (loaded.store, loaded.llm, loaded.embedder) == (before.store, before.llm, before.embedder)
+    assert msgspec.structs.replace(loaded, origins={}) == msgspec.structs.replace(before, origins={})
     path.write_text("llm: mine")
     assert run(["config", "init", str(path)]) == USAGE
     assert "--force" in capsys.readouterr().err
@@ -93,11 +103,15 @@ def test_a_first_file(capsys: CaptureFixture[str], tmp_path: Path, monkeypatch: 
     assert run(["config", "init", str(tmp_path / "no" / "folder.yaml")]) == USAGE
 
 
-@pytest.mark.parametrize(("section", "kind"), [("llm", OllamaConfig), ("embedder", EmbedderConfig)])
-def test_the_first_file_has_every_setting(section: str, kind: type[OllamaConfig | EmbedderConfig]) -> None:
-    """With all comments taken away it is still right, and names each setting there is."""
+def test_the_first_file_has_every_setting() -> None:
+    """With all comments taken away it is still right, and names each setting there is, how a memory works as it is."""
     text = files("ollama_async_mem.cli").joinpath("settings.yaml").read_text()
-    settings = yaml.safe_load(re.sub(r"^( *)# (?=[a-z_]+: )", r"\1", text, flags=re.MULTILINE))
+    settings = yaml.safe_load(re.sub(r"^( *)# (?=[a-z_]+:)", r"\1", text, flags=re.MULTILINE))
     load_config(settings)
-    assert set(settings) == {"store", "host", "llm", "embedder"}
-    assert set(settings[section]["config"]) == set(kind.__struct_fields__)
+    assert set(settings) == {"store", "host", "llm", "embedder", "memory"}
+    assert set(settings["llm"]["config"]) == set(OllamaConfig.__struct_fields__)
+    assert set(settings["embedder"]["config"]) == set(EmbedderConfig.__struct_fields__)
+    works = settings["memory"]
+    assert set(works) == set(MemoryConfig.__struct_fields__)
+    assert works.pop("weights") == msgspec.structs.asdict(RankingWeights())
+    assert load_settings({}, config={"memory": works | {"prompt": None}}).memory == MemoryConfig()

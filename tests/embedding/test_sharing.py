@@ -17,6 +17,8 @@ from .helpers import EMBED, Caller, embedding, hold, sent
 if TYPE_CHECKING:
     from fakes import ScriptedOllama
 
+    from ollama_async_mem.embedding.batcher import Outcome
+
 
 @on_both
 async def test_who_comes_while_requests_are_under_way_shares_the_next(fake: ScriptedOllama) -> None:
@@ -233,6 +235,73 @@ async def test_closing_tells_those_who_wait(fake: ScriptedOllama) -> None:
     for texts in (["three"], ["long " * 100], []):
         with pytest.raises(ConfigError, match="async with"):
             await embedder.embed_documents(texts)
+
+
+@on_both
+async def test_who_is_shielded_is_served_when_a_scope_around_all_is_cancelled(fake: ScriptedOllama) -> None:
+    """The requests end with the embedder, not with the scope: one under way and one that is asked for only then."""
+    held = hold(fake, 1)
+    callers: list[Caller] = []
+    with anyio.CancelScope() as around:
+        async with embedding(fake, in_flight=1) as embedder:
+            callers += [Caller(embedder, "one"), Caller(embedder, "two")]
+            with anyio.fail_after(5, shield=True):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(callers[0])
+                    await fake.wait_until(lambda: bool(sent(fake)))
+                    around.cancel()
+                    tasks.start_soon(callers[1])
+                    await anyio.wait_all_tasks_blocked()
+                    held.release()
+    assert around.cancel_called
+    assert [caller.is_right for caller in callers] == [True, True]
+
+
+@on_both
+async def test_others_are_told_when_a_scope_around_the_embedder_is_cancelled(fake: ScriptedOllama) -> None:
+    """Whoever is outside of it does not wait for a request that nobody does any more."""
+    hold(fake, 1)
+    around, opened = anyio.CancelScope(), anyio.Event()
+    embedders: list[OllamaEmbedder] = []
+
+    async def owner() -> None:
+        with around:
+            async with embedding(fake, in_flight=1) as embedder:
+                embedders.append(embedder)
+                opened.set()
+                await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(owner)
+            await opened.wait()
+            callers = [Caller(embedders[0], "one"), Caller(embedders[0], "two")]
+            for caller in callers:
+                tasks.start_soon(caller)
+            await fake.wait_until(lambda: bool(sent(fake)))
+            around.cancel()
+    assert ["closed" in str(caller.failure) for caller in callers] == [True, True]
+
+
+@on_both
+async def test_a_bug_in_a_request_ends_those_who_wait_too(fake: ScriptedOllama) -> None:
+    """It is raised where the embedder is open; who is shielded there does not keep it open for ever."""
+    callers: list[Caller] = []
+
+    async def scenario() -> None:
+        async with embedding(fake, in_flight=1) as embedder:
+            embedder._batcher._send = _nothing
+            callers.append(Caller(embedder, "one"))
+            with anyio.fail_after(5, shield=True):
+                await callers[0]()
+
+    with pytest.raises(ExceptionGroup):
+        await scenario()
+    assert isinstance(callers[0].failure, OllamaError)
+
+
+async def _nothing(_texts: object) -> list[Outcome]:
+    return []
 
 
 @on_both

@@ -169,10 +169,10 @@ async def test_many_are_added_at_once(memory: Callable[..., Memory], server: Scr
 
 
 async def test_what_expires_is_gone(memory: Callable[..., Memory]) -> None:
-    """It is not found from then on, and destroyed when the memory is opened next."""
+    """It is not found from then on, and destroyed when the memory is opened next; so is what is imported too late."""
     async with memory() as mem:
         past = datetime.now(UTC) - timedelta(seconds=1)
-        gone = await mem.add("gone soon", user_id="alice", expires_at=past, infer=False)
+        gone = await mem.add("gone soon", user_id="alice", timestamp=MAY, expires_at=past, infer=False)
         kept = await mem.add("gone later", user_id="alice", expires_at="2999-01-01", infer=False)
         assert [hit.id for hit in await mem.search("gone", user_id="alice")] == [kept.turns[0].id]
     async with memory() as mem:
@@ -182,6 +182,36 @@ async def test_what_expires_is_gone(memory: Callable[..., Memory]) -> None:
                 break
         with pytest.raises(RecordNotFound):
             await mem.get(gone.turns[0].id)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"expires_at": "2020-01-01"},
+        {"expires_at": MAY, "timestamp": MAY},
+        {"expires_at": "2023-05-01", "timestamp": MAY},
+        {"expires_at": "2023-05-01", "timestamp": "2999-01-01"},
+        {"expires_at": MAY, "messages": [{"content": "a", "timestamp": "2020-01-01"}, {"content": "b"}, "c"]},
+    ],
+)
+async def test_what_has_expired_is_not_added(memory: Callable[..., Memory], times: dict[str, Any]) -> None:
+    """Nobody means that; the error says both times."""
+    added: dict[str, Any] = {"messages": "tea", "user_id": "alice", **times}
+    if "messages" in times:
+        times["messages"][1]["timestamp"] = MAY
+    async with memory() as mem:
+        with pytest.raises(ConfigError, match=r"expires_at is 20.*now is 20"):
+            await mem.add(**added)
+        with pytest.raises(ConfigError, match=r"addition 1: expires_at is 20.*now is 20"):
+            await mem.add_many([added])
+        assert (await mem.count()).turns == 0
+
+
+async def test_messages_may_have_naive_times(memory: Callable[..., Memory]) -> None:
+    """In a `Message` as in a mapping, they are taken as UTC."""
+    async with memory() as mem:
+        said = Message(content="tea", timestamp=MAY.replace(tzinfo=None))
+        assert (await mem.add(said, user_id="alice", infer=False)).turns[0].at == MAY
 
 
 async def test_images_are_described_in_words(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
@@ -217,6 +247,22 @@ async def test_an_image_that_cannot_be_described_is_not_lost_silently(
         assert (await mem.count()).turns == 0
 
 
+async def test_what_is_there_under_a_key_is_not_described_again(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """Who tries an add again waits for no model, be they away; under another key they are asked."""
+    server.settings.answer = lambda _: "A grey cat."
+    said: list[Any] = [{"role": "system", "content": "You see."}, {"content": "look!", "images": [b"PNG"]}, "nice"]
+    async with memory(vision="llava") as mem:
+        first = await mem.add(said, user_id="alice", key="m1", infer=False)
+        server.enqueue("POST /api/chat", error(500, "out of memory"), repeat=True)
+        again = await mem.add(said, user_id="alice", key="m1", infer=False)
+        assert (again.turns, again.is_new) == (first.turns, False)
+        assert len(server.requests_to("POST /api/chat")) == 1
+        with pytest.raises(OllamaError):
+            await mem.add(said, user_id="alice", key="m2", infer=False)
+
+
 async def test_an_add_may_have_a_prompt_of_its_own(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
     """It is told to the model in the place of the usual instructions; adds with others are asked about apart."""
     server.settings.answer = lambda _: '{"facts": []}'
@@ -245,6 +291,27 @@ async def test_a_procedure_is_told_and_found(memory: Callable[..., Memory], serv
         with pytest.raises(ModelOutputError, match="stored"):
             await mem.add_procedure("I close report.csv", agent_id="clerk")
         assert (await mem.count()).turns == 3
+
+
+async def test_a_procedure_has_a_key_and_an_end(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """Tried again under its key it is not told again, by however many at once; it expires with its messages."""
+    server.settings.answer = lambda _: "1. Opened report.csv."
+    told: dict[str, Any] = {"messages": ["I open report.csv", "12 rows"], "agent_id": "clerk", "key": "run 7"}
+    async with memory() as mem:
+        facts = await asyncio.gather(*(mem.add_procedure(**told, expires_at="2999-01-01") for _ in range(5)))
+        assert len({fact.id for fact in facts}) == 1
+        counts = await mem.count()
+        assert (counts.turns, counts.facts) == (2, 1)
+        turns = [await mem.get(turn_id) for turn_id in facts[0].turn_ids]
+        assert {memory.expires_at for memory in (facts[0], *turns)} == {datetime(2999, 1, 1, tzinfo=UTC)}
+        asked = len(server.requests_to("POST /api/chat"))
+        assert await mem.add_procedure(**told) == facts[0] == await mem.get(facts[0].id)
+        assert len(server.requests_to("POST /api/chat")) == asked
+        assert (await mem.add_procedure(**told | {"key": "run 8"})).id != facts[0].id
+        with pytest.raises(ConfigError, match="has passed"):
+            await mem.add_procedure(**told | {"key": "run 9"}, expires_at=MAY)
+        with pytest.raises(ConfigError, match="key"):
+            await mem.add_procedure(**told | {"key": " "})
 
 
 async def test_an_earlier_turn_must_still_be_there_as_it_was(memory: Callable[..., Memory]) -> None:

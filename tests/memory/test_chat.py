@@ -6,18 +6,24 @@ import asyncio
 import base64
 import json
 from contextlib import asynccontextmanager
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import pytest
-from fakes import STALL, Hold, Raw, ScriptedOllama, error, head
+from fakes import LAST_CHUNK, STALL, Hold, Raw, ScriptedOllama, error, head, line_chunk, stream_head
 from fakes.vectors import text_vector
 
 from ollama_async_mem import Memory, Message, OllamaClient, RetryPolicy
 from ollama_async_mem.errors import ConfigError, StatusError, StoreClosed
+from ollama_async_mem.memory.courtesy import Courtesy
+
+from .bench import copied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+
+    from fakes import Answer
 
     from ollama_async_mem.ports import Vector
 
@@ -350,3 +356,87 @@ async def test_memories_that_have_nothing_to_do_with_a_question_stay_out(
         assert "my shoes are red" in system["content"]
         system, _ = await sent(server, mem, "which colour have my shoes?", remember=False)
         assert "my shoes are red" in system["content"]
+
+
+def spoken(hold: Hold) -> Raw:
+    """An answer of two words, the second of which comes when the test releases it."""
+    one, two = ({"message": {"role": "assistant", "content": word}, "done": False} for word in ("Hello ", "there"))
+    last = {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"}
+    return Raw([stream_head(), line_chunk(one), hold, line_chunk(two), line_chunk(last), LAST_CHUNK])
+
+
+def asked_for_facts(server: ScriptedOllama) -> int:
+    """How often a model was."""
+    return sum("format" in request.json for request in server.requests_to(CHAT))
+
+
+async def test_a_chat_goes_before_extraction(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """While an answer is under way the model is asked for nothing else; once it is there, it is, still in the chat."""
+    hold = Hold()
+    server.settings.answer = copied
+    server.enqueue(CHAT, spoken(hold))
+    async with asyncio.timeout(10), memory(idle_s=0) as mem, mem.chat("hi", user_id="a", remember=False) as stream:
+        pieces = stream.text()
+        await anext(pieces)
+        added = asyncio.create_task(mem.add("I own a boat", user_id="a", infer="now"))
+        await server.wait_until(lambda: bool(server.requests_to(EMBED)))
+        assert await asyncio.wait([added], timeout=0.3) == (set(), {added})
+        assert asked_for_facts(server) == 0
+        hold.release()
+        assert [piece async for piece in pieces] == ["there"]
+        await added
+        assert asked_for_facts(server) == 1
+
+
+@pytest.mark.parametrize("how", ["left", "cancelled", "failed"])
+async def test_a_chat_that_ends_early_holds_nothing_up(
+    memory: Callable[..., Memory], server: ScriptedOllama, how: str
+) -> None:
+    """Whether it is left in the middle, is cancelled while it is opened, or never begins."""
+    answers: dict[str, Answer] = {"left": spoken(Hold()), "cancelled": Raw([STALL]), "failed": error(400, "no")}
+    server.settings.answer = copied
+    server.enqueue(CHAT, answers[how])
+
+    async def chat(mem: Memory) -> None:
+        async with mem.chat("hi", user_id="a", remember=False) as stream:
+            await anext(stream.text())
+
+    async with asyncio.timeout(10), memory(idle_s=0) as mem:
+        task = asyncio.create_task(chat(mem))
+        await server.wait_until(lambda: bool(server.requests_to(CHAT)))
+        if how == "cancelled":
+            task.cancel()
+        (end,) = await asyncio.gather(task, return_exceptions=True)
+        assert type(end) is {"left": NoneType, "cancelled": asyncio.CancelledError, "failed": StatusError}[how]
+        await mem.add("I own a boat", user_id="a", infer="now")
+        assert asked_for_facts(server) == 1
+
+
+async def test_a_chat_that_stalls_starves_nobody(
+    memory: Callable[..., Memory], server: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader may have gone: after a while without a word extraction goes on beside it."""
+    monkeypatch.setattr("ollama_async_mem.memory.courtesy.STALLED_S", 0.2)
+    server.settings.answer = copied
+    server.enqueue(CHAT, spoken(Hold()))
+    async with asyncio.timeout(10), memory(idle_s=0) as mem, mem.chat("hi", user_id="a", remember=False) as stream:
+        await anext(stream.text())
+        await mem.add("I own a boat", user_id="a", infer="now")
+        assert asked_for_facts(server) == 1
+
+
+async def test_one_answer_after_another_starves_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a limit to the waiting, also where words come all the time; and each answer counts."""
+    monkeypatch.setattr("ollama_async_mem.memory.courtesy.LONGEST_S", 0.2)
+    courtesy = Courtesy()
+    courtesy.begin()
+    courtesy.begin()
+    courtesy.end()
+    began = anyio.current_time()
+    with anyio.fail_after(5):
+        await courtesy.wait()
+    assert anyio.current_time() - began >= 0.2
+    courtesy.end()
+    monkeypatch.setattr("ollama_async_mem.memory.courtesy.LONGEST_S", 60)
+    with anyio.fail_after(1):
+        await courtesy.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +23,13 @@ from ollama_async_mem.memory.extract import (
     read_facts,
     read_verdicts,
 )
-from ollama_async_mem.memory.prompts import extraction_messages, repair_messages, verdict_messages
+from ollama_async_mem.memory.prompts import (
+    MOST_TOKENS,
+    extraction_messages,
+    repair_messages,
+    verdict_messages,
+    verdict_portions,
+)
 from ollama_async_mem.records import Fact, Scope, Turn, new_id
 
 from .bench import bench, told
@@ -220,10 +226,33 @@ def test_verdicts_are_read_alike() -> None:
         read_verdicts("both, I guess")
 
 
-def test_pairs_are_numbered() -> None:
-    """The model sees the older and the newer text."""
-    old, new = (
-        Fact(id=text, scope=Scope("u"), text=text, at=FRIDAY, created_at=FRIDAY, quote=text, turn_ids=("t",))
-        for text in ("A.", "B.")
+def noted(text: str, quote: str, day: int = 0) -> Fact:
+    """A fact that was said some days after that Friday."""
+    at = FRIDAY + timedelta(days=day)
+    return Fact(id=new_id(), scope=Scope("u"), text=text, at=at, created_at=at, quote=quote, turn_ids=("t",))
+
+
+def test_pairs_are_numbered_with_their_evidence() -> None:
+    """The model sees both with their days and the words that say them, the older first, whichever was known."""
+    kreuzberg = noted("Mia lives in Kreuzberg.", "my flat\nin Kreuzberg")
+    berlin = noted("Mia lives in Berlin.", "", 3)
+    lines = (
+        'older: [2023-05-12] Mia lives in Kreuzberg. said: "my flat in Kreuzberg"\n'
+        "   newer: [2023-05-15] Mia lives in Berlin."
     )
-    assert verdict_messages([(old, new)])[1]["content"] == "1. older: A. newer: B."
+    asked = verdict_messages([(kreuzberg, berlin), (berlin, kreuzberg)])[1]["content"]
+    assert asked == f"1. {lines}\n2. {lines}"
+
+
+@pytest.mark.parametrize(
+    "text", ["I live in Rome.", "I live in a very long street. " * 20, "\u6211\u4f4f\u5728\u67cf\u6797" * 80]
+)
+def test_no_request_for_verdicts_is_too_long(text: str) -> None:
+    """Pairs are shared between as few as hold them; notes and quotes of any length fit."""
+    pairs = [(noted(text, text), noted(text, text, 1)) for _ in range(20)]
+    portions = verdict_portions(pairs)
+    assert [pair for portion in portions for pair in portion] == pairs
+    sizes = [sum(tokens(message["content"]) for message in verdict_messages(portion)) for portion in portions]
+    assert max(sizes) <= MOST_TOKENS
+    assert all(size > MOST_TOKENS / 2 for size in sizes[:-1])
+    assert verdict_portions([]) == []

@@ -333,6 +333,33 @@ async def test_what_rules_cannot_tell_the_model_is_asked(
         assert await at.texts() == texts
         assert at.told_of(JobFailed) == []
     assert len(server.requests_to(CHAT)) == 3
+    pair = server.requests_to(CHAT)[2].json["messages"][1]["content"]
+    assert '[2026-05-01] Mia bought an old red bike in Rome. said: "bought an old red bike in Rome"' in pair
+    assert '[2026-05-02] Mia purchased an old red bike in Rome. said: "purchased an old red bike in Rome"' in pair
+
+
+async def test_all_that_is_open_is_asked_about(server: ScriptedOllama, tmp_path: Path) -> None:
+    """In several requests where one would be too long, and each answer counts for its own pairs."""
+    homes = [f"I live in {'Upper ' * 30}Town{letter}" for letter in "ABCDEFGH"]
+    requests: list[int] = []
+
+    def answer(body: dict[str, Any]) -> str:
+        if "older and a newer" not in body["messages"][0]["content"]:
+            return copied(body)
+        requests.append(body["messages"][1]["content"].count("older:"))
+        verdict = "replaces" if "2026-05-20" in body["messages"][1]["content"] else "both"
+        return json.dumps({"verdicts": [{"pair": n + 1, "verdict": verdict} for n in range(requests[-1])]})
+
+    server.settings.answer = answer
+    async with bench(server, tmp_path / "m.db") as at:
+        for day, home in enumerate(homes[:-1]):
+            await at.add(turn(home, day=day))
+        assert len(await at.texts()) == len(homes) - 1
+        requests.clear()
+        await at.add(turn(homes[-1], day=19))
+        assert len(requests) > 1
+        assert sum(requests) == len(homes) - 1
+        assert await at.texts() == [homes[-1].replace("I", "Mia", 1)]
 
 
 async def test_system_messages_and_expired_turns_are_not_asked_about(server: ScriptedOllama, tmp_path: Path) -> None:

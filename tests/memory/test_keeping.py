@@ -57,6 +57,19 @@ async def test_a_changed_message_is_read_again(memory: Callable[..., Memory], se
         assert (await mem.count(user_id="mia")).facts == 0
 
 
+async def test_an_unread_message_stays_unread(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """What was added with `infer=False` is not shown to the model when it changes, unless that is asked for."""
+    server.settings.answer = copied
+    async with memory() as mem:
+        said = {"role": "user", "name": "Mia", "content": "I own a red boat"}
+        [turn] = (await mem.add(said, user_id="mia", infer=False)).turns
+        await mem.update(turn.id, "I own a blue car")
+        assert (await mem.store.pending_jobs(), server.requests_to("POST /api/chat")) == (0, [])
+        await mem.update(turn.id, "I own a green bike", extract=True)
+        assert await mem.flush() == 0
+        assert [hit.text for hit in await mem.search("own", user_id="mia", kinds=["fact"])] == ["Mia own a green bike"]
+
+
 async def test_without_a_chat_model_a_change_queues_nothing(server: ScriptedOllama) -> None:
     """A job would wait for ever."""
     async with OllamaClient(server.url) as client:
@@ -65,6 +78,21 @@ async def test_without_a_chat_model_a_change_queues_nothing(server: ScriptedOlla
             [turn] = (await mem.add("I own a red boat", user_id="mia")).turns
             await mem.update(turn.id, "I own a blue car")
             assert await mem.store.pending_jobs() == 0
+            with pytest.raises(ConfigError, match="has a chat model"):
+                await mem.update(turn.id, "I own a bike", extract=True)
+
+
+async def test_a_change_need_not_be_read(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """The facts of the old text go, and with `extract` off none come."""
+    server.settings.answer = copied
+    async with memory() as mem:
+        said = {"role": "user", "name": "Mia", "content": "I own a red boat"}
+        [turn] = (await mem.add(said, user_id="mia", infer="now")).turns
+        assert (await mem.count()).facts == 1
+        await mem.update(turn.id, "I own a blue car", extract=False)
+        assert (await mem.store.pending_jobs(), (await mem.count()).facts) == (0, 0)
+        with pytest.raises(ConfigError, match="extract goes with a new text"):
+            await mem.update(turn.id, metadata={"a": 1}, extract=True)
 
 
 async def test_what_was_given_up_is_tried_again(memory: Callable[..., Memory], server: ScriptedOllama) -> None:

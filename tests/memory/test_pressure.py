@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import sqlite3
+import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +15,7 @@ from ollama_async_mem import OllamaClient
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from fakes import ScriptedOllama
 
@@ -21,6 +25,7 @@ MANY = 1_000
 STEPS = 60
 STEP_S = 0.0004  # a call takes some 5 to 20 ms
 MOST_GROWTH_MB = 150
+BUSY_S = 5.0  # how long a store waits for a file that another process holds
 
 
 def peak_mb() -> float:
@@ -94,6 +99,35 @@ async def test_whoever_gives_up_leaves_nothing_half_done(
         assert await mem.store.check() == []
         texts = [memory.text for memory in await _all(mem)]
         assert texts.count("Which boat?") == texts.count("A blue one.")
+
+
+async def test_whoever_gives_up_does_not_wait_for_the_store(memory: Callable[..., Memory], tmp_path: Path) -> None:
+    """What was being written while another process held the file is written once, before the memory is closed."""
+    async with memory() as mem:
+        await mem.add("I own a boat", user_id="alice", infer=False)
+        with closing(sqlite3.connect(tmp_path / "memory.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            begun = time.monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await mem.add("I own a car", user_id="alice", infer=False)
+            assert time.monotonic() - begun < BUSY_S / 2
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await mem.add("I own a bike", user_id="alice", key="bike", infer=False)
+            again = asyncio.gather(
+                mem.add("I own a car", user_id="alice", infer=False),
+                mem.add("I own a bike", user_id="alice", key="bike", infer=False),
+            )
+            other.execute("ROLLBACK")
+            assert [added.is_new for added in await again] == [False, False]
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await mem.add("I own a kite", user_id="alice", infer=False)
+    async with memory() as mem:
+        texts = [memory.text for memory in await _all(mem)]
+        assert sorted(texts) == ["I own a bike", "I own a boat", "I own a car", "I own a kite"]
 
 
 async def _all(mem: Memory) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_async_mem.memory.query import Query, read_query
-from ollama_async_mem.memory.rank import RankingWeights, rank, shortlist, speakers
+from ollama_async_mem.memory.rank import rank, shortlist, speakers
+from ollama_async_mem.memory.weights import RankingWeights
 from ollama_async_mem.records import Candidate, DateRange, Fact, Hit, MemoryRecord, Scope, Turn
 
 if TYPE_CHECKING:

@@ -135,7 +135,7 @@ class ModelStore:
         *,
         vector: Vector | None = None,
         model: str = "",
-        extract: bool = False,
+        extract: bool | None = False,
         actor: str | None = None,
         cause: str | None = None,
     ) -> MemoryRecord:
@@ -157,9 +157,14 @@ class ModelStore:
             row.memory = replace(row.memory, expires_at=change.expires_at)
         row.events.append(event)
         if isinstance(before, Turn) and row.memory.text != before.text:
+            extract = self._was_to_be_read(before) if extract is None else extract
             self._forget_in_facts(before.id, actor, "its message was changed")
             self._begin_anew(before, extract=extract)
         return row.memory
+
+    def _was_to_be_read(self, turn: Turn) -> bool:
+        told = [turn.id in r.memory.turn_ids for r in self._rows.values() if isinstance(r.memory, Fact)]
+        return any(told) or any(turn.id in job.turn_ids for job in self._jobs.values())
 
     def _begin_anew(self, turn: Turn, *, extract: bool) -> None:
         waiting = [job for job in self._jobs.values() if job.state == "queued" and turn.id in job.turn_ids]

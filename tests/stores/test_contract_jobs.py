@@ -417,6 +417,23 @@ async def test_unknown_jobs_are_an_error(make_store: MakeStore) -> None:
                 await store.job_status(unknown)
 
 
+async def test_a_changed_turn_is_read_if_it_was_to_be(make_store: MakeStore) -> None:
+    """With `extract` None a job is queued for a turn that has a fact or whose job was given up, and for no other."""
+    told, dead, empty, never = (turn(text) for text in ("told", "dead", "empty", "never"))
+    known = fact("x", turn_ids=(told.id,))
+    async with make_store() as store:
+        for said in (told, dead, empty):
+            await add(store, said, extract=True)
+        await add(store, never)
+        await store.finish_jobs([await claim(store)], [known], [axis(1)], model=MODEL)
+        await store.release_jobs([await claim(store)], error="hopeless", retry_at=None)
+        await store.finish_jobs([await claim(store)], [], [], model=MODEL)
+        for said in (told, dead, empty, never):
+            await store.update(said.id, Change(text=f"{said.text} anew"), vector=axis(1), model=MODEL, extract=None)
+        queued = [job.turn_ids for job in await store.dump_jobs(ALICE) if job.state == "queued"]
+        assert queued == [(told.id,), (dead.id,)]
+
+
 async def test_deleted_turns_leave_their_job_and_bring_no_facts(make_store: MakeStore) -> None:
     """A job comes without turns that were deleted, and a fact whose turns are all gone is not stored."""
     said = [turn("secret"), turn("public")]

@@ -72,7 +72,7 @@ said = st.lists(st.tuples(phrases, directions, metadata, ends), max_size=3)
 operations = st.one_of(
     st.tuples(st.just("add"), scopes, said, st.integers(0, 4), st.booleans()),
     st.tuples(st.just("learn"), said, supersessions | st.just([])),
-    st.tuples(st.just("update"), picks, changes, st.none() | directions, st.booleans()),
+    st.tuples(st.just("update"), picks, changes, st.none() | directions, st.none() | st.booleans()),
     st.tuples(st.just("supersede"), supersessions),
     st.tuples(st.just("delete"), picks),
     st.tuples(st.just("delete_all"), selections),
@@ -136,7 +136,7 @@ class Play:
         self.model.job_id = await next(self.stores).add_turns(turns, vectors, model=MODEL, extract=extract)
         assert self.model.job_id == await self.model.add_turns(turns, vectors, model=MODEL, extract=extract)
 
-    async def update(self, number: int, change: Change, vector: Vector | None, extract: bool) -> None:  # noqa: FBT001 - drawn
+    async def update(self, number: int, change: Change, vector: Vector | None, extract: bool | None) -> None:  # noqa: FBT001 - drawn
         how: dict[str, Any] = {"vector": vector, "model": MODEL, "actor": "me", "cause": str(number)}
         store = next(self.stores)
         result = await outcome(store.update(self.pick(number), change, extract=extract, **how))

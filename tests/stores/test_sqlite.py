@@ -328,7 +328,7 @@ async def test_searches_are_the_same_with_any_cache(
             mine = [text for text in ranked if owners[int(text)] == owner]
             assert await near(store, Scope(f"u{owner}"), rows[7]) == mine[:10]
         assert await near(store, Scope(), rows[7]) == ranked[:10]
-        assert sum(m.size_bytes for m in store._cache._mirrors.values()) <= cache_bytes
+        assert sum(m.size_bytes for m in store._nearest.cache._mirrors.values()) <= cache_bytes
     assert all(size_bytes <= cache_bytes for size_bytes in built)
 
 
