@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "ollama": {"errors"},
     "connect": {"ollama", "config", "errors"},
     "llm": {"connect", "ollama", "config", "ports", "records", "errors"},
-    "embedding": {"connect", "ollama", "config", "ports", "records", "errors"},
+    "embedding": {"connect", "ollama", "config", "ports", "counts", "records", "errors"},
     "stores": {"config", "ports", "counts", "records", "filters", "errors"},
     "memory": {"ports", "events", "counts", "records", "filters", "errors"},
     "portable": {"memory", "stores", "ports", "records", "errors"},
@@ -45,7 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "engine": {"ollama", "config", "errors"},
 }
-ALLOWED["cli"] = ALLOWED["app"] | {"app", "engine"}
+ALLOWED["server"] = {"app", *ALLOWED["app"] - {"portable", "stores", "embedding"}}
+ALLOWED["cli"] = ALLOWED["app"] | {"app", "engine", "server"}
 ALLOWED["__main__"] = {"cli", "errors"}
 ALLOWED["__init__"] = set(ALLOWED)  # re-exports lazily, imports nothing when it is imported
 

@@ -13,10 +13,13 @@ from ollama_async_mem.cli.chat import chatting
 from ollama_async_mem.cli.demo import demonstration
 from ollama_async_mem.cli.doctor import examination
 from ollama_async_mem.cli.engine import engine
+from ollama_async_mem.cli.keys import keys
+from ollama_async_mem.cli.mcp import mcp
 from ollama_async_mem.cli.models import models
 from ollama_async_mem.cli.moving import moving
 from ollama_async_mem.cli.output import note, show_json, without_passwords
 from ollama_async_mem.cli.reading import reading
+from ollama_async_mem.cli.serve import serve
 from ollama_async_mem.cli.settings import settings
 from ollama_async_mem.cli.stores import stores
 from ollama_async_mem.cli.writing import writing
@@ -39,7 +42,7 @@ def build() -> App:
     )
     for part in (demonstration, writing, reading, changing, moving, chatting, examination):
         app.update(part)
-    for group in (models, engine, stores, settings):
+    for group in (models, engine, stores, settings, serve, mcp, keys):
         app.command(group)
     app.register_install_completion_command()
     return app
