@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EMBEDDER", "LLM", "Memories", "compare"]
 
-LLM = f"llm-{CASE['llm_ms']}"
-EMBEDDER = f"embed-{CASE['embed_ms']}"
+_SPLIT = "split-" if CASE.get("is_split") else ""
+LLM = f"llm-{_SPLIT}{CASE['llm_ms']}"
+EMBEDDER = f"embed-{_SPLIT}{CASE['embed_ms']}"
 _TICK_S = 0.001
 _MOST_ASKED = 100_000
 

@@ -1,6 +1,8 @@
 """The scripted Ollama of the memory benchmark; runs in the server's process only.
 
 How long it takes is in the names of the models: `llm-1000` answers after a second, `embed-100` after a tenth of one.
+`llm-split-0` and `embed-split-0` write the head and the body of an answer one after the other, without TCP_NODELAY, as
+Python's http.server does.
 Each message of the benchmark has a word such as `hive17`; the answer has one fact for each, in the shapes of both
 memories that are compared.
 """
@@ -15,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from fakes import Reply
+from fakes import Coalesce, Pause, Raw, Reply, head
 from fakes.vectors import text_vector
 
 if TYPE_CHECKING:
     from fakes import Request, ScriptedOllama
 
 HIVE = re.compile(r"I keep (\d+) bees in (hive\d+)")
-MODELS = ("llm-0", "llm-1000", "embed-0", "embed-100")
+MODELS = ("llm-0", "llm-1000", "llm-split-0", "embed-0", "embed-100", "embed-split-0")
 
 
 def memory(server: ScriptedOllama, case: dict[str, Any]) -> None:
@@ -32,15 +34,15 @@ def memory(server: ScriptedOllama, case: dict[str, Any]) -> None:
     server.settings.models[:] = [f"{name}:latest" for name in MODELS]
     server.settings.dimension = dimension
 
-    def chat(request: Request) -> Reply:
+    def chat(request: Request) -> Reply | Raw:
         counts["llm"] += 1
         return _chat(request.json)
 
-    def embed(request: Request) -> Reply:
+    def embed(request: Request) -> Reply | Raw:
         counts["embed"] += 1
         return _embed(request.json, dimension)
 
-    def packed(request: Request) -> Reply:
+    def packed(request: Request) -> Reply | Raw:
         counts["embed"] += 1
         return _packed(request.json, dimension)
 
@@ -54,7 +56,7 @@ def _delay_s(body: dict[str, Any]) -> float:
     return int(body["model"].partition(":")[0].rpartition("-")[2]) / 1e3
 
 
-def _chat(body: dict[str, Any]) -> Reply:
+def _chat(body: dict[str, Any]) -> Reply | Raw:
     found = HIVE.findall(body["messages"][-1]["content"])
     texts = [f"The user keeps {bees} bees in {hive}." for bees, hive in found]
     quotes = [f"I keep {bees} bees in {hive}" for bees, hive in found]
@@ -63,20 +65,20 @@ def _chat(body: dict[str, Any]) -> Reply:
     answer = msgspec.json.encode({"facts": facts, "memory": theirs}).decode()
     message = {"role": "assistant", "content": answer}
     line = {"model": body["model"], "created_at": "2026-01-02T03:04:05Z", "message": message, "done": True}
-    return _json({**line, "done_reason": "stop", "eval_count": 40}, delay_s=_delay_s(body))
+    return _answer(body, msgspec.json.encode({**line, "done_reason": "stop", "eval_count": 40}))
 
 
-def _embed(body: dict[str, Any], dimension: int) -> Reply:
+def _embed(body: dict[str, Any], dimension: int) -> Reply | Raw:
     rows = [_decimals(text, dimension) for text in _inputs(body)]
     listed = b",".join(rows)
     answer = b'{"model":"%s","embeddings":[%s]}' % (body["model"].encode(), listed)
-    return Reply(body=answer, headers=_TYPE, delay_s=_delay_s(body))
+    return _answer(body, answer)
 
 
-def _packed(body: dict[str, Any], dimension: int) -> Reply:
+def _packed(body: dict[str, Any], dimension: int) -> Reply | Raw:
     vectors = [b64encode(_vector(text, dimension)).decode() for text in _inputs(body)]
     data = [{"embedding": vector, "index": n} for n, vector in enumerate(vectors)]
-    return _json({"object": "list", "data": data, "model": body["model"], "usage": {}}, delay_s=_delay_s(body))
+    return _answer(body, msgspec.json.encode({"object": "list", "data": data, "model": body["model"], "usage": {}}))
 
 
 def _inputs(body: dict[str, Any]) -> list[str]:
@@ -97,5 +99,8 @@ def _decimals(text: str, dimension: int) -> bytes:
 _TYPE = {"Content-Type": "application/json; charset=utf-8"}
 
 
-def _json(value: Any, *, delay_s: float) -> Reply:
-    return Reply(body=msgspec.json.encode(value), headers=_TYPE, delay_s=delay_s)
+def _answer(body: dict[str, Any], content: bytes) -> Reply | Raw:
+    """An answer as the name of the model says."""
+    if "-split-" not in body["model"]:
+        return Reply(body=content, headers=_TYPE, delay_s=_delay_s(body))
+    return Raw([Pause(_delay_s(body)), Coalesce(), head(200, {**_TYPE, "Content-Length": str(len(content))}), content])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from cyclopts import App, Parameter
 
+from ollama_async_mem.cli.lines import agrees
 from ollama_async_mem.cli.options import Json, Setup, Whose, json_object
 from ollama_async_mem.cli.output import note, plural, say, show_json, show_memories
 from ollama_async_mem.cli.reading import named, show_record
@@ -122,8 +123,7 @@ def _confirmed(found: list[MemoryRecord] | int, scope: Scope, *, quiet: bool) ->
     else:
         show_memories([] if quiet else found)
         what = plural(len(found), "memory")
-    note(f"delete {what} for good? [y/N]", style="yellow")
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return agrees(f"delete {what} for good?")
 
 
 async def _delete(memory_ids: tuple[str, ...], whose: Whose, setup: Setup) -> int:

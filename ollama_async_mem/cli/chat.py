@@ -45,7 +45,7 @@ async def chat(*, who: Who = _NOBODY, setup: Setup = _DEFAULT) -> None:
 
     In the chat, /help tells of /why, /search, /remember, /forget and /exit.
     """
-    async with open_memory(setup, extract=True) as memory, _undisturbed():
+    async with open_memory(setup, extract=None) as memory, _undisturbed():
         note(f"{memory.llm_model} with the memories of {memory.store.location}\n{_HELP}")
         await _converse(_Conversation(memory, who))
 

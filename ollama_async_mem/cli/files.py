@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 import msgspec
 
@@ -13,7 +16,10 @@ from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.memory.messages import as_messages
 from ollama_async_mem.records import Message
 
-__all__ = ["Parsed", "parse_messages", "read_text"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Parsed", "as_file", "parse_messages", "read_text"]
 
 
 class Parsed(NamedTuple):
@@ -23,6 +29,32 @@ class Parsed(NamedTuple):
     problems: list[str]
 
 
+@contextmanager
+def as_file(path: str) -> Iterator[str]:
+    """A path under which what is meant can be read more than once: for "-" that of a copy, removed in the end.
+
+    Raises:
+        ConfigError: standard input cannot be read.
+    """
+    if path != "-":
+        yield path
+        return
+    with TemporaryDirectory(prefix="ollama-async-mem-") as folder:  # only this user can look into it
+        copy = Path(folder) / "standard-input"
+        try:
+            with copy.open("wb") as file:
+                shutil.copyfileobj(_standard_input(), file)
+        except OSError as exc:  # it is a folder, or the disk is full
+            raise ConfigError(f"cannot copy standard input to {folder}: {exc.strerror or exc}") from exc
+        yield str(copy)
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise ConfigError("there is no standard input: name a file")
+    return sys.stdin.buffer
+
+
 def read_text(path: str) -> str:
     """Read a file, or standard input for "-", as UTF-8.
 
@@ -30,7 +62,7 @@ def read_text(path: str) -> str:
         ConfigError: it cannot be read, or is not text.
     """
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).expanduser().read_bytes()
+        data = _standard_input().read() if path == "-" else Path(path).expanduser().read_bytes()
         return data.decode("utf-8-sig")
     except (OSError, RuntimeError, ValueError) as exc:  # RuntimeError is an unknown ~user, ValueError a NUL
         if isinstance(exc, UnicodeDecodeError):

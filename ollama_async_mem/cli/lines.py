@@ -18,9 +18,15 @@ from ollama_async_mem.cli.output import note
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
-__all__ = ["Composer", "Reader"]
+__all__ = ["Composer", "Reader", "agrees"]
 
 _QUOTES = '"""'
+
+
+def agrees(question: str) -> bool:
+    """Ask on a terminal, outside of event loops; anything but yes is no."""
+    note(f"{question} [y/N]", style="yellow")
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 class Composer:

@@ -15,6 +15,7 @@ from ollama_async_mem.server.access import Principal
 
 __all__ = ["mcp"]
 
+_DEFAULT = Setup()
 _User = Annotated[str | None, Parameter(name=["--user", "-u", "--user-id"], env_var="OLLAMA_ASYNC_MEM_USER")]
 _Agent = Annotated[str | None, Parameter(name=["--agent", "--agent-id"])]
 
@@ -27,7 +28,7 @@ async def serve(
     user: _User = None,
     agent: _Agent = None,
     read_only: Annotated[bool, Parameter(negative="")] = False,
-    setup: Setup = Setup(),
+    setup: Setup = _DEFAULT,
 ) -> None:
     """Serve the Model Context Protocol on standard input and output, until that is closed.
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Annotated
 
 import msgspec
 from cyclopts import App, Parameter
+from rich.filesize import decimal
 
+from ollama_async_mem.cli.lines import agrees
 from ollama_async_mem.cli.options import Json, Setup
 from ollama_async_mem.cli.output import note, pull_bar, say, show_fields, show_json, show_models, show_running
 from ollama_async_mem.cli.session import open_client
+from ollama_async_mem.ollama.names import canonical
 
 __all__ = ["models"]
 
@@ -115,6 +120,42 @@ async def models_unload(model: str, /, *, json: Json = False, setup: Setup = _DE
     async with open_client(setup) as client:
         await client.models.unload(model)
     _tell(model, "unloaded", json=json)
+
+
+@models.command(name="delete")
+def models_delete(
+    model: str,
+    /,
+    *,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative="")] = False,
+    json: Json = False,
+    setup: Setup = _DEFAULT,
+) -> int:
+    """Delete a model from the server's disk, for everybody who uses it. In a terminal it asks first.
+
+    Args:
+        model: Its name, such as llama3.2.
+        yes: Do not ask.
+    """
+    # It is asked between two event loops: a thread that reads the terminal could not be stopped.
+    if not yes and sys.stdin.isatty() and not agrees(asyncio.run(_question(model, setup))):
+        note("nothing was deleted")
+        return 1
+    asyncio.run(_delete(model, setup))
+    _tell(model, "deleted", json=json)
+    return 0
+
+
+async def _question(model: str, setup: Setup) -> str:
+    async with open_client(setup) as client:
+        await client.show(model)  # what is not there is not asked about
+        sizes = {canonical(info.name): info.size for info in await client.models.installed()}
+    return f"delete {model}, {decimal(sizes.get(canonical(model), 0))}, from {client.url}?"
+
+
+async def _delete(model: str, setup: Setup) -> None:
+    async with open_client(setup) as client:
+        await client.delete(model)
 
 
 def _tell(model: str, state: str, *, json: bool) -> None:

@@ -13,7 +13,7 @@ import anyio
 from cyclopts import App, Parameter
 from msgspec.structs import asdict
 
-from ollama_async_mem.cli.files import read_text
+from ollama_async_mem.cli.files import as_file, read_text
 from ollama_async_mem.cli.formats import FileFormat, is_own, recognised, without_bad
 from ollama_async_mem.cli.options import Json, Setup, Whose
 from ollama_async_mem.cli.output import count_bar, note, plural, say, show_json
@@ -85,17 +85,16 @@ def import_(
         skip_bad: Leave out what is no message; without it, one such entry stops everything.
         facts: Extract facts with the chat model too, which takes long.
     """
-    if file != "-" and (format == "own" or (format == "auto" and is_own(_beginning(file)))):
-        if whose.ids != _ANYBODY.ids:
-            raise ConfigError(
-                "a file of `export` says itself whose memories they are: leave --user, --agent, --run out"
-            )
-        _run(_import_own(file, setup, json=json))
-        return
     # Read before the event loop runs: Ctrl-C then ends a wait for standard input as it does everywhere.
-    text = read_text(file)
-    if is_own(text[:_LOOK_BYTES].encode(errors="replace")):
-        raise ConfigError("what `export` wrote is imported from a file, not from standard input")
+    with as_file(file) as path:
+        if format == "own" or (format == "auto" and is_own(_beginning(path))):
+            if whose.ids != _ANYBODY.ids:
+                raise ConfigError(
+                    "a file of `export` says itself whose memories they are: leave --user, --agent, --run out"
+                )
+            _run(_import_own(path, setup, json=json))
+            return
+        text = read_text(path)
     name = "standard input" if file == "-" else file
     found = recognised(text, name=name, format=format, now=datetime.now(UTC))
     additions = [_of(addition, whose) for addition in without_bad(found, skip_bad=skip_bad)]

@@ -21,7 +21,7 @@ from ollama_async_mem.app import Memory
 from ollama_async_mem.cli.keys import KEYS_HELP, key_file
 from ollama_async_mem.cli.options import Setup
 from ollama_async_mem.cli.output import note
-from ollama_async_mem.cli.session import _embedder_of, open_memory
+from ollama_async_mem.cli.session import embedder_of, open_memory
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.server.audit import AUDIT_LOGGER
 from ollama_async_mem.server.settings import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_PROXY_PORT, ServerSettings
@@ -162,10 +162,10 @@ async def serve_all(
 async def _memory(setup: Setup) -> AsyncIterator[Memory]:
     """A memory that works with or without its Ollama, which may come later."""
     if setup.engine:
-        async with open_memory(setup, extract=True) as memory:
+        async with open_memory(setup, extract=None) as memory:
             yield memory
         return
-    embedder = setup.embedder or await _embedder_of(setup)
+    embedder = setup.embedder or await embedder_of(setup)
     async with Memory(setup.store, llm=setup.llm, embedder=embedder, host=setup.host) as memory:
         yield memory
 

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.cli.options import Setup
     from ollama_async_mem.config import Settings
+    from ollama_async_mem.memory.behaviour import Behaviour
 
 __all__ = [
     "ENGINE_EMBEDDER",
     "ENGINE_LLM",
     "NoServer",
+    "embedder_of",
     "embedding_client",
     "engine_client",
     "ensure",
@@ -103,10 +105,11 @@ async def is_engine(client: OllamaClient) -> bool:
 
 
 @asynccontextmanager
-async def open_memory(setup: Setup, *, extract: bool = False, quiet: bool = False) -> AsyncIterator[Memory]:
+async def open_memory(setup: Setup, *, extract: bool | None = False, quiet: bool = False) -> AsyncIterator[Memory]:
     """A memory on the server that the options name, which answers and has the embedder.
 
-    With `extract`, the chat model is there too and facts are extracted while it is open.
+    With `extract`, the chat model is there too and facts are extracted while it is open; with None it is there, and
+    the settings say whether facts are.
 
     Raises:
         NoServer: the server does not answer.
@@ -116,19 +119,18 @@ async def open_memory(setup: Setup, *, extract: bool = False, quiet: bool = Fals
         llm, embedder = setup.llm, setup.embedder
         if await is_engine(client):
             llm, embedder = llm or ENGINE_LLM, embedder or ENGINE_EMBEDDER
-            if extract:
+            if extract is not False:
                 await ensure(client, llm, quiet=quiet)
         embedder = await _embedder(setup, client, embedder)
         own = client if setup.engine else None  # without it each model has the server that the settings name
-        async with Memory(
-            setup.store, llm=llm, embedder=embedder, host=setup.host, client=own, extract_here=extract
-        ) as memory:
+        behaviour: Behaviour = {} if extract is None else {"extract_here": extract}
+        async with Memory(setup.store, llm=llm, embedder=embedder, host=setup.host, client=own, **behaviour) as memory:
             yield memory
 
 
 async def _embedder(setup: Setup, client: OllamaClient, fallback: str | None) -> str | None:
     """The store's own embedder, unless another was asked for, which the memory then refuses."""
-    own = await _embedder_of(setup)
+    own = await embedder_of(setup)
     if setup.embedder or own is None:
         return fallback
     async with embedding_client(setup, client) as server:
@@ -161,7 +163,8 @@ async def settings_of(setup: Setup) -> Settings:
     )
 
 
-async def _embedder_of(setup: Setup) -> str | None:
+async def embedder_of(setup: Setup) -> str | None:
+    """The model whose vectors the store holds, None where it holds none yet."""
     async with open_store((await settings_of(setup)).store) as store:
         space = await store.embedding_space()
     return space.model if space else None
@@ -173,7 +176,7 @@ async def open_offline(setup: Setup) -> AsyncIterator[Memory]:
     if setup.store is not None:
         async with open_store(setup.store, create=False):
             pass
-    embedder = setup.embedder or await _embedder_of(setup)
+    embedder = setup.embedder or await embedder_of(setup)
     async with (
         connect((await settings_of(setup)).embedder.without_timeout(), retry=RetryPolicy(attempts=1)) as client,
         Memory(setup.store, embedder=embedder, client=client, extract_here=False) as memory,

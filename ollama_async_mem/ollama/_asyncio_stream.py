@@ -7,6 +7,8 @@ a fifth of what a request costs. This one reads ahead, up to a limit. It also kn
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncioStream"]
 
 READ_AHEAD_BYTES = 256 * 1024
+_QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
+_MOST_HURRIED = 4
 
 
 class AsyncioStream(asyncio.Protocol, ByteStream):
@@ -34,6 +38,9 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
         self._error: Exception | None = None
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._hurried = _MOST_HURRIED
+        self.offer: Callable[[bytes], bool] | None = None
+        """Is shown what comes while `receive` waits; where it takes that, `receive` goes on waiting."""
 
     @classmethod
     async def connect(cls, address: str, port: int) -> AsyncioStream:
@@ -58,12 +65,25 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
                 raise self._end()
             if self._news is not None:
                 raise anyio.BusyResourceError("reading from")
+            if self._hurried < _MOST_HURRIED:
+                self._hurry()
             self._news = asyncio.get_running_loop().create_future()
             try:
                 await self._news
             finally:
                 self._news = None
         return self._taken(max_bytes)
+
+    def _hurry(self) -> None:
+        """Acknowledge at once what has come, for more is to follow.
+
+        A server that writes the head and the body of an answer one after the other, without TCP_NODELAY, holds the body
+        back until the head is acknowledged, which Linux puts off for 40 ms: RFC 896 and RFC 1122, section 4.2.3.2.
+        """
+        self._hurried += 1
+        if self._hurried > 1 and _QUICK_ACK is not None:
+            with suppress(OSError):  # it was closed meanwhile
+                self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     def _taken(self, max_bytes: int) -> bytes:
         data = self._received[0] if len(self._received) == 1 else b"".join(self._received)
@@ -91,6 +111,7 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
         if self._transport.is_closing():
             raise anyio.ClosedResourceError if self._is_closed else anyio.BrokenResourceError from self._error
         self._transport.write(item)
+        self._hurried = 0
         while self._room is not None:
             await asyncio.shield(self._room)
         if self._is_closed or self._error is not None:
@@ -112,7 +133,9 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
         self._transport.set_write_buffer_limits(0)
 
     def data_received(self, data: bytes) -> None:
-        """Keep bytes for `receive`."""
+        """Keep bytes for `receive`, unless somebody takes them before."""
+        if self.offer is not None and self._news is not None and not self._received and self.offer(data):
+            return
         self._received.append(data)
         self._received_bytes += len(data)
         if self._received_bytes >= READ_AHEAD_BYTES and self._is_reading:

@@ -173,6 +173,15 @@ class Connection:
             raise anyio.BrokenResourceError from exc
         raise StallTimeout(f"{self._url} sent nothing more", limit_s)
 
+    def offer_to(self, take: Callable[[bytes], bool] | None) -> None:
+        """Show `take` what comes while `receive` waits, which goes on waiting for what `take` does not want.
+
+        It saves the time in which the task that waits is woken. Where the socket cannot do that, nobody is shown
+        anything.
+        """
+        if isinstance(self._stream, AsyncioStream):
+            self._stream.offer = take
+
     def is_stale(self) -> bool:
         """Whether the server has closed it, or spoke out of turn."""
         if isinstance(self._socket, AsyncioStream) and self._socket.has_news:

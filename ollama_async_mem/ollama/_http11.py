@@ -16,7 +16,7 @@ from ollama_async_mem.errors import ProtocolError, StreamTruncated
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Body", "HeadReader", "ResponseHead", "body_of", "header_lines", "parse_head", "request_line"]
+__all__ = ["Body", "ChunkedBody", "HeadReader", "ResponseHead", "body_of", "header_lines", "parse_head", "request_line"]
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
@@ -283,6 +283,16 @@ class ChunkedBody:
             if not parts:
                 raise
         return b"".join(parts)
+
+    def glance(self, data: bytes) -> bytes:
+        """Return the payload of what is whole chunks and nothing else, of which `feed` is then not told; else b""."""
+        if self._left or self._held or self._in_trailers:
+            return b""
+        eol = data.find(b"\r\n")
+        if _SIZES.get(data[:eol]) == len(data) - eol - 4 and data.endswith(b"\r\n"):  # a single one, as mostly
+            return data[eol + 2 : -2]
+        parts: list[bytes] = []
+        return b"".join(parts) if _whole_chunks(data, parts) == len(data) else b""
 
     def _take(self, data: bytes, parts: list[bytes]) -> None:
         self._held = b""

@@ -17,10 +17,12 @@ import anyio
 from ollama_async_mem.errors import ConnectFailed, OllamaError, RequestTimeout, StreamTruncated
 
 from ._connection import LOST, open_connection, tls_failure
-from ._http11 import HeadReader, body_of
+from ._http11 import ChunkedBody, HeadReader, body_of
 from ._loops import PerLoop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._connection import Address, Connection, Content, Limits
     from ._http11 import Body, ResponseHead
 
@@ -53,6 +55,15 @@ class Exchange:
     def is_at_hand(self) -> bool:
         """Whether `receive` has something to give, or the end, without waiting."""
         return bool(self._ready) or self._body.done
+
+    def offer_to(self, take: Callable[[bytes], bool]) -> None:
+        """Give pieces that come while `receive` waits to `take`, without waking whoever waits; False refuses a piece.
+
+        Pieces of which it cannot be told at a glance that they are whole are for `receive` alone, as is the last one.
+        """
+        body = self._body
+        if self._connection is not None and isinstance(body, ChunkedBody):
+            self._connection.offer_to(lambda data: bool(payload := body.glance(data)) and take(payload))
 
     async def receive(self) -> bytes:
         """Wait for more of the body.
@@ -92,6 +103,7 @@ class Exchange:
             return
         if self.head.keep_alive and not body.rest and not connection.is_spent:
             self._connection = None
+            connection.offer_to(None)
             self._lane.give_back(connection)
 
     async def aclose(self) -> None:

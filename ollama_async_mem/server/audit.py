@@ -38,7 +38,8 @@ def audit_of(scope: Mapping[str, Any]) -> Audit:
 def write_line(scope: Mapping[str, Any], audit: Audit, *, key: str, path: str, status: int) -> None:
     """Log one line of JSON: time, key, address, method, route, ids, status. A status of 0 is an answer that broke off.
 
-    The route is that of the framework, or the path without its query; ids on the path count too.
+    The route is that of the framework, or the beginning of the path without its query and without a key that somebody
+    put there; ids on the path count too.
     """
     client = scope.get("client")
     line = {
@@ -46,7 +47,7 @@ def write_line(scope: Mapping[str, Any], audit: Audit, *, key: str, path: str, s
         "key": key,
         "address": client[0] if client else None,
         "method": scope["method"],
-        "route": audit.route or scope.get("path_template") or path,
+        "route": audit.route or scope.get("path_template") or _KEY.sub(f"{PREFIX}...", path[:_MOST_LETTERS]),
         "ids": list(dict.fromkeys([*_on_path(scope), *audit.ids])),
         "status": status,
     }

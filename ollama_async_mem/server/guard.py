@@ -5,6 +5,7 @@ It owns the order of the checks. It knows no route but the open ones, and nothin
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.server.access import LOCAL, Principal
@@ -76,7 +77,7 @@ class Guard:
             raise TooManyRequests("this key has used up its requests of this minute: wait", retry_after_s=wait_s)
         request.check_body()
         with self._limits.places.one(key.id if key else None):
-            await request.run(self._app)
+            await request.run(self._app, partial(self._keys.is_good, key))
 
     async def _key_of(self, request: Request) -> Key | None:
         """The key of a request; None where none is needed.

@@ -37,8 +37,11 @@ _WRITABLE_BY_OTHERS = 0o022
 _log = logging.getLogger(__name__)
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A key as the file keeps it: what it is bound to, and the hash of what its owner shows."""
+class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A key as the file keeps it: what it is bound to, and the hash of what its owner shows.
+
+    A field that is not known could be one more bound: a file with it is not read.
+    """
 
     id: str
     name: str
@@ -58,7 +61,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
-class _Content(msgspec.Struct, frozen=True, kw_only=True):
+class _Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: int = 1
     keys: tuple[Key, ...] = ()
 
@@ -97,7 +100,13 @@ class KeyFile:
         may_write: bool = True,
         admin: bool = False,
     ) -> tuple[Key, str]:
-        """Make a key; returns it and, this once, what its owner shows."""
+        """Make a key; returns it and, this once, what its owner shows.
+
+        Raises:
+            ConfigError: it is bound to an empty name, as a variable that is not set gives one.
+        """
+        if "" in {user_id, agent_id}:
+            raise ConfigError("a key cannot be bound to a user or an agent without a name: name one, or leave it out")
         key_id = secrets.token_hex(4)
         text, digest = _new_secret(key_id)
         key = Key(
@@ -141,14 +150,18 @@ class KeyFile:
             return keys[key_id]
 
     def _write(self, keys: tuple[Key, ...]) -> None:
-        """Put a new file in the place of the old one: a server that reads meanwhile sees either."""
-        new = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.new")
+        """Put a new file in the place of the old one: a server that reads meanwhile sees either.
+
+        Where the path is a link, that is the file it leads to: other servers may read that one.
+        """
+        path = self.path.resolve()
+        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         try:
             with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
                 file.write(msgspec.json.format(msgspec.json.encode(_Content(keys=keys)), indent=2) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            new.replace(self.path)
+            new.replace(path)
         except OSError as exc:
             new.unlink(missing_ok=True)
             raise ConfigError(f"cannot write the keys to {self.path}: {exc.strerror}") from exc
@@ -157,8 +170,9 @@ class KeyFile:
     def _held(self) -> Iterator[None]:
         """Let no other command change the file meanwhile: one of two changes would be lost."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            path = self.path.resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             raise ConfigError(f"cannot write the keys to {self.path}: {exc.strerror}") from exc
         try:
@@ -193,7 +207,7 @@ class KeyRing:
         try:
             keys = self._file.read()
         except ConfigError:
-            self._keys = {}
+            self._keys, self.is_needed = {}, True
             raise
         self._keys = {key.id: key for key in keys}
         self._version = version
@@ -216,6 +230,11 @@ class KeyRing:
         key = self._keys.get(key_id)
         is_same = hmac.compare_digest(key.sha256 if key else _NO_DIGEST, _digest(text))
         return key if key and is_same and not key.revoked_at else None
+
+    async def is_good(self, key: Key | None) -> bool:
+        """Tell whether a key that was found is still as it was; of None, whether no key is needed still."""
+        await self.refresh()
+        return self._keys.get(key.id) == key if key else not self.is_needed
 
     @property
     def has_active(self) -> bool:

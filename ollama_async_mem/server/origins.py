@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SAFE_METHODS", "has_body", "require_host", "require_json", "require_origin", "require_same_site"]
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_OTHER_SITES = (b"cross-site", b"same-site")  # of the same site is any other port of this machine
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _JSON_TYPES = frozenset({"application/json", "application/x-ndjson", "application/jsonl"})
 
@@ -48,12 +49,12 @@ def require_origin(origin: str, scheme: str, host: str, allowed: Collection[str]
 
 
 def require_same_site(method: str, headers: Mapping[bytes, bytes]) -> None:
-    """Take what a browser does not call cross-site, and plain links from anywhere.
+    """Take what a browser says is of this page or of nobody's, and plain links from anywhere.
 
     Raises:
         Forbidden: another site's page sent it.
     """
-    if headers.get(b"sec-fetch-site") != b"cross-site":
+    if headers.get(b"sec-fetch-site") not in _OTHER_SITES:
         return
     if method not in SAFE_METHODS or headers.get(b"sec-fetch-mode") != b"navigate":
         raise Forbidden("a page of another site may not use this server: start it with --allow-origin ORIGIN")

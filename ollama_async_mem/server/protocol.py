@@ -5,6 +5,8 @@ Uvicorn limits neither how long a request's head may take nor how large it may b
 
 from __future__ import annotations
 
+from functools import partial
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.server.settings import ServerSettings
 
-__all__ = ["limited_protocol"]
+__all__ = ["WRITE_NOW", "limited_protocol"]
+
+WRITE_NOW = "ollama_async_mem.write_now"
+"""The ASGI extension that writes a piece of an answer that has begun, without a task; False where it has to wait."""
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -31,11 +36,13 @@ class _LimitedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._pending_bytes = 0  # since the last head, piece of a body or message was whole
+        self._is_in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, unless there are too many who wait."""
         super().connection_made(transport)
+        self.client, self.server = _plain(self.client), _plain(self.server)
         if len(self.connections) > self.settings.connections:
             transport.abort()
             return
@@ -51,16 +58,37 @@ class _LimitedProtocol(HttpToolsProtocol):
         """Take bytes of a head or a body."""
         if self._head_timer is None and not self._is_answering():
             self._await_head()
+        self._pending_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.settings.head_bytes:
-                self._end(_TOO_LARGE)
+        if self._pending_bytes > self.settings.head_bytes:
+            self._end(_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Take headers from here."""
+        self._is_in_head = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, but none behind the body: nobody would have checked it."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body; how much of it is the guard's to limit."""
+        self._pending_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Count anew."""
+        self._pending_bytes = 0
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         """Stop the timer: what follows is the guard's to limit."""
         self._head_is_whole()
+        self._pending_bytes, self._is_in_head = 0, False
         super().on_headers_complete()
+        self.scope["extensions"] = {WRITE_NOW: partial(self._write_now, self.cycle)}  # type: ignore[dict-item]
 
     def pause_writing(self) -> None:
         """Give up a client that takes nothing of its answer for too long."""
@@ -74,12 +102,17 @@ class _LimitedProtocol(HttpToolsProtocol):
             self._stall_timer = None
         super().resume_writing()
 
+    def _write_now(self, cycle: RequestResponseCycle, piece: bytes) -> bool:
+        if self.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
+
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
     def _await_head(self) -> None:
-        self._head_bytes = 0
         self._head_timer = self.loop.call_later(self.settings.head_s, self._give_up)
 
     def _head_is_whole(self) -> None:
@@ -88,13 +121,20 @@ class _LimitedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _give_up(self) -> None:
-        self._end(_TOO_SLOW if self._head_bytes else b"")
+        self._end(_TOO_SLOW if self._pending_bytes else b"")
 
     def _end(self, answer: bytes) -> None:
+        """Close the connection, with an answer unless there is one under way."""
         self._head_is_whole()
         if not self.transport.is_closing():
-            self.transport.write(answer)
+            self.transport.write(b"" if self._is_answering() else answer)
             self.transport.close()
+
+
+def _plain(address: tuple[str, Any] | None) -> tuple[str, Any] | None:
+    """An address of IPv4 as such: a socket that takes both kinds calls it ::ffff:10.0.0.1."""
+    mapped = IPv6Address(address[0].partition("%")[0]).ipv4_mapped if address and ":" in address[0] else None
+    return (str(mapped), address[1]) if address and mapped else address
 
 
 def limited_protocol(settings: ServerSettings) -> type[HttpToolsProtocol]:

@@ -6,10 +6,10 @@ It owns how a refusal is told. It knows neither keys nor limits that are shared,
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import anyio
 import anyio.lowlevel
@@ -48,7 +48,7 @@ __all__ = ["AsgiApp", "AsgiScope", "Message", "Receive", "Request", "Rules", "Se
 _DRAIN_S = 1.0
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="ollama-async-mem"')
 _CHALLENGE_PAGE = (b"www-authenticate", b'Basic realm="ollama-async-mem: any name, the key as password"')
-_FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"x-forwarded-host")
+_FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"x-forwarded-host", b"x-forwarded-proto", b"via")
 _CLOSE = (b"connection", b"close")
 _HARDENED = (
     (b"x-content-type-options", b"nosniff"),
@@ -110,6 +110,7 @@ class Request:
         }
         self._path = scope["path"]
         self._refusal: Refused | None = None
+        self._is_good: Callable[[], Awaitable[bool]] | None = None
 
     @property
     def is_preflight(self) -> bool:
@@ -170,13 +171,18 @@ class Request:
         if not (self._rules.for_programs or self.scope["method"] in SAFE_METHODS):
             require_json(self.headers)
 
-    async def run(self, app: AsgiApp) -> None:
-        """Let the app answer; what stops the body on its way in is told by the guard, whatever the app makes of it."""
+    async def run(self, app: AsgiApp, is_good: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Let the app answer, as long as `is_good` says so.
+
+        What stops the body on its way in is told by the guard, whatever the app makes of it.
+        """
+        self._is_good = is_good
         try:
             await app(self.scope, self._body() if has_body(self.headers) else self._receive, self._answer)
         except Exception:  # whatever an app makes of it
-            if self._refusal is None or self.status:
+            if self._refusal is None:
                 raise
+            raise self._refusal from None
         if self._refusal is not None and not self.status:
             raise self._refusal
 
@@ -189,7 +195,7 @@ class Request:
         if isinstance(exc, Unauthorized):
             headers.append(_CHALLENGE_PAGE if b"text/html" in self.headers.get(b"accept", b"") else _CHALLENGE)
         ends = has_body(self.headers)
-        self._refusal = None
+        self._refusal = self._is_good = None
         await self._answer(
             {"type": "http.response.start", "status": told.status, "headers": [*headers, _CLOSE] if ends else headers}
         )
@@ -215,14 +221,18 @@ class Request:
         if self._audit.changes:
             write_line(self.scope, self._audit, key=self._key_id, path=self._path, status=self.status)
 
-    def _answer(self, message: Message) -> Awaitable[None]:
+    async def _answer(self, message: Message) -> None:
         """Send a message of the answer on, the first one with the headers of all answers."""
+        if self._is_good and not await self._is_good():
+            self._refusal = Unauthorized("the key was revoked meanwhile: make one with 'ollama-async-mem keys create'")
+            raise self._refusal
         if self._refusal and not self.status:
-            return anyio.lowlevel.checkpoint()  # the refusal is told in its place
-        if message["type"] != "http.response.start":
-            return self._send(message)
-        self.status = message["status"]
-        return self._send({**message, "headers": self._headers_of([*message.get("headers", ())])})
+            await anyio.lowlevel.checkpoint()  # the refusal is told in its place
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": self._headers_of([*message.get("headers", ())])}
+        await self._send(message)
 
     def _headers_of(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         names = {name.lower() for name, _ in headers}
@@ -278,21 +288,23 @@ def _authorization(headers: Headers) -> str:
         return value.strip() if kind.lower() == "bearer" else ""
     try:
         return base64.b64decode(value).decode("latin-1").partition(":")[2]
-    except binascii.Error:
+    except ValueError:  # also that of letters which are not ASCII
         return ""
 
 
 def _take_prefixes(scope: AsgiScope, rules: Rules) -> str:
     """Take from the path what a reverse proxy may have left there, and the key; returns the key, or ""."""
     if rules.base_path and f"{scope['path']}/".startswith(f"{rules.base_path}/"):
-        _shorten(scope, rules.base_path)
+        _take_segments(scope, rules.base_path.count("/"))
     first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
     if not (rules.for_programs and first.startswith(PREFIX)):
         return ""
-    _shorten(scope, f"/{first}")
+    _take_segments(scope, 1)
     return str(first)
 
 
-def _shorten(scope: AsgiScope, prefix: str) -> None:
-    scope["path"] = scope["path"].removeprefix(prefix) or "/"
-    scope["raw_path"] = (scope.get("raw_path") or b"").removeprefix(prefix.encode()) or b"/"
+def _take_segments(scope: AsgiScope, number: int) -> None:
+    """Take them from both forms of the path: as it was sent, where any letter may stand as %xx, and as it is read."""
+    raw = scope["raw_path"].split(b"/", number + 1)
+    scope["raw_path"] = b"/" + b"".join(raw[number + 1 :])
+    scope["path"] = unquote(scope["raw_path"].decode("ascii"))

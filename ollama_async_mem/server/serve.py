@@ -18,6 +18,7 @@ import anyio.to_thread
 import msgspec
 
 from ollama_async_mem.errors import ConfigError, MissingExtra
+from ollama_async_mem.server.errors import Refused
 from ollama_async_mem.server.guard import Guard, Limits
 from ollama_async_mem.server.keys import KeyFile, KeyRing
 from ollama_async_mem.server.later import Later
@@ -244,8 +245,8 @@ def _uvicorn(app: AsgiApp, settings: ServerSettings, tls: ssl.SSLContext | None)
 
 
 def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Not the stack of each answer that was cancelled at the deadline."""
-    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+    """Not the stack of each answer that was cancelled at the deadline, or broken off by the guard."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError | Refused))
 
 
 @asynccontextmanager

@@ -131,3 +131,17 @@ def test_several_lines_in_a_terminal(ollama: ScriptedOllama) -> None:
     terminal.expect(">")
     terminal.type("\x04")
     assert terminal.exit_status() == 0
+
+
+@pytest.mark.parametrize("extract", ["false", "true"])
+def test_the_settings_say_whether_a_chat_extracts(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], monkeypatch: MonkeyPatch, extract: str
+) -> None:
+    """Where another process does it, a chat leaves it to that one; `flush` is told to."""
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_EXTRACT", extract)
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_IDLE_S", "0")
+    chatted(monkeypatch, capsys, "/remember I like green tea", "which tea?")
+    asked = [request for request in ollama.requests_to("POST /api/chat") if request.json.get("format")]
+    assert bool(asked) is (extract == "true")
+    ran(capsys, "flush")
+    assert [request for request in ollama.requests_to("POST /api/chat") if request.json.get("format")]

@@ -13,6 +13,7 @@ from ollama_async_mem.cli.main import FAILED, run
 from ollama_async_mem.config import load_settings
 
 from .calls import ran, said
+from .test_terminal import Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,3 +146,17 @@ def test_loaded_models_are_listed(ollama: ScriptedOllama, capsys: CaptureFixture
     out, _ = said(capsys, "models", "ps")
     assert f"{gpu:4.0%}" in out
     assert "until 2026-05-01 18:30" in out
+
+
+def test_models_are_deleted(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """In a terminal it asks first, which says how large the model is; a program that names one means it."""
+    ollama.settings.models += ["one:latest", "two:latest"]
+    for answer, is_there in (("n", True), ("y", False)):
+        terminal = Terminal("models", "delete", "one", environment={})
+        terminal.expect(f"delete one, 2.0 GB, from {ollama.url}? [y/N]")
+        terminal.type(f"{answer}\n")
+        terminal.expect("nothing was deleted" if is_there else "one is deleted")
+        assert terminal.exit_status() == (FAILED if is_there else 0)
+        assert ("one:latest" in ollama.settings.models) is is_there
+    assert ran(capsys, "models", "delete", "two", "--yes") == {"model": "two", "state": "deleted"}
+    assert "two" in ran(capsys, "models", "delete", "two", code=FAILED)["error"]["message"]

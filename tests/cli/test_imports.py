@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -232,3 +234,32 @@ def test_odd_files_are_read_or_refused(value: Any) -> None:
 def test_any_json_is_read_or_refused(value: Any, format: Any) -> None:
     """Nothing that can stand in a file breaks the reader: it gives additions and problems, or a `ConfigError`."""
     check_that_it_is_read_or_refused(value, format)
+
+
+@pytest.mark.parametrize("format", ["auto", "own"])
+def test_standard_input_is_imported_as_a_file_is(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """What `export -` writes `import -` reads, and so it does what others export."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ran(capsys, "import", written(tmp_path, "dump.json", MEM0))
+    own, _ = said(capsys, "export", "-")
+    for text, found in ((own, "own"), (json.dumps(MEM0), "mem0")):
+        if format == "own" and found != "own":
+            continue
+        path = tmp_path / "piped"
+        path.write_text(text)
+        with path.open() as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            done = ran(capsys, "import", "-", "--format", format, "--store", str(tmp_path / f"{found}.db"))
+        assert (done["format"], done["turns"], done["new"]) == (found, 3, 3)
+    assert not list(tmp_path.glob("ollama-async-mem-*"))
+
+
+def test_standard_input_that_cannot_be_read(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, as of a file."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "name a file" in said(capsys, "import", "-", code=USAGE)[1]
+    assert "name a file" in said(capsys, "add", code=USAGE)[1]

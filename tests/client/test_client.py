@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import respx
 from fakes import (
     STALL,
     Close,
+    Coalesce,
     Pause,
     Raw,
     Reply,
@@ -21,6 +24,7 @@ from fakes import (
     ScriptedOllama,
     Stream,
     error,
+    head,
     line_chunk,
     ndjson,
     refusing_port,
@@ -416,3 +420,17 @@ async def test_many_requests_share_few_connections(server: ScriptedOllama) -> No
         for _ in range(100):
             await client.version()
     assert server.connections_total == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a program acknowledge at once")
+async def test_an_answer_in_two_writes_is_not_waited_for(server: ScriptedOllama) -> None:
+    """A server without TCP_NODELAY holds the body back until the head is acknowledged, which takes 40 ms by itself."""
+    body = b'{"model":"m","embeddings":[[1.0]]}'
+    parts = [Coalesce(), head(200, {"Content-Type": "application/json", "Content-Length": str(len(body))}), body]
+    server.enqueue("POST /api/embed", Raw(parts), repeat=True)
+    async with OllamaClient(server.url) as client:
+        await client.embed("m", ["warm up"])
+        begin = time.perf_counter()
+        for _ in range(10):
+            await client.embed("m", ["hello"])
+    assert time.perf_counter() - begin < 0.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .ollama import Settings, error
 from .ports import refusing_port
-from .script import STALL, Answer, Close, Hold, Pause, Raw, Reply, Request, Reset, Stream, ndjson
+from .script import STALL, Answer, Close, Coalesce, Hold, Pause, Raw, Reply, Request, Reset, Stream, ndjson
 from .server import ScriptedOllama
 from .wire import LAST_CHUNK, chunk, go_json, head, line_chunk, stream_head
 
@@ -13,6 +13,7 @@ __all__ = [
     "STALL",
     "Answer",
     "Close",
+    "Coalesce",
     "Hold",
     "Pause",
     "Raw",

@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from .script import Close, Hold, Pause, Reset, Step
+from .script import Close, Coalesce, Hold, Pause, Reset, Step
 from .wire import head, read_request, steps_of
 
 if TYPE_CHECKING:
@@ -100,6 +100,9 @@ class Connection(asyncio.Protocol):
                 self.transport.close()
             case Reset():
                 self._reset()
+            case Coalesce():
+                raw: socket.socket = self.transport.get_extra_info("socket")
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
             case data:
                 self.transport.write(data)
                 await asyncio.sleep(0)  # others get their turn, also while a flood is sent

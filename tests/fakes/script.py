@@ -72,10 +72,15 @@ class Reset:
     """Break the connection (RST), dropping what is not sent yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Coalesce:
+    """Let the kernel hold small writes back until earlier ones are acknowledged: TCP_NODELAY is off from here on."""
+
+
 STALL = Pause(3600.0)
 """Say nothing more; ends when the client hangs up."""
 
-Step: TypeAlias = bytes | Pause | Hold | Close | Reset
+Step: TypeAlias = bytes | Pause | Hold | Close | Reset | Coalesce
 
 
 @dataclass(frozen=True, slots=True)

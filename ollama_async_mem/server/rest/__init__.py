@@ -11,7 +11,7 @@ Their table, with what each takes and answers:
 | `GET PATCH DELETE /api/v1/memories/{id}` | one memory: `ChangeMemory` -> `Turn` or `Fact` |
 | `GET /api/v1/memories/{id}/history` | what happened to it -> list of `Event` |
 | `GET POST /api/v1/search` | find: `Search` -> `SearchResult` |
-| `GET POST /api/v1/context` | lines for a prompt: `AskContext` -> `Context` |
+| `GET POST /api/v1/context` | lines for a prompt: `BriefContext` by GET, `AskContext` by POST -> `Context` |
 | `POST /api/v1/chat` | answer and remember: `Chat` -> stream of `recalled`, `token` ..., `done` or `error` |
 | `GET /api/v1/counts`, `GET /api/v1/scopes` | how many there are, and whose |
 | `GET /api/v1/models`, `.../running`, `.../show/{name}` | models that are there, are loaded, and one of them |

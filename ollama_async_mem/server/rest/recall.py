@@ -10,6 +10,7 @@ from ollama_async_mem.records import SearchResult
 from ollama_async_mem.server.rest.routing import NDJSON, SSE, Route
 from ollama_async_mem.server.rest.shapes import (
     AskContext,
+    BriefContext,
     Chat,
     ChatEvent,
     Context,
@@ -39,7 +40,7 @@ async def search(call: Call, asked: Search) -> SearchResult:
     return await call.memory.search(**call.within(asked))
 
 
-async def context(call: Call, asked: AskContext) -> Context:
+async def context(call: Call, asked: BriefContext) -> Context:
     """Write down what fits a query as dated lines for a prompt, oldest first."""
     return Context(await call.memory.context(**call.within(asked)))
 
@@ -93,28 +94,21 @@ def _done(stream: MemoryChat) -> Done:
     return Done(error="the exchange was not stored: the log of the server says why" if stream.error else None)
 
 
-_NUTS = "which snacks can she eat?"
+_SEARCH = Search(query="which snacks can she eat?", user_id="alice", limit=5)
+_DINNER = "plan dinner"
 ROUTES = (
-    Route(
-        "POST",
-        "/search",
-        search,
-        Search,
-        SearchResult,
-        example=Search(query=_NUTS, user_id="alice", limit=5),
-        reads=True,
-    ),
-    Route("GET", "/search", search, Search, SearchResult, example=Search(query=_NUTS, user_id="alice", limit=5)),
+    Route("POST", "/search", search, Search, SearchResult, example=_SEARCH, reads=True),
+    Route("GET", "/search", search, Search, SearchResult, example=_SEARCH),
     Route(
         "POST",
         "/context",
         context,
         AskContext,
         Context,
-        example=AskContext(query="plan dinner", user_id="alice"),
+        example=AskContext(query=_DINNER, user_id="alice"),
         reads=True,
     ),
-    Route("GET", "/context", context, AskContext, Context, example=AskContext(query="plan dinner", user_id="alice")),
+    Route("GET", "/context", context, BriefContext, Context, example=BriefContext(query=_DINNER, user_id="alice")),
     Route(
         "POST",
         "/chat",

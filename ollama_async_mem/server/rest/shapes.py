@@ -22,6 +22,7 @@ __all__ = [
     "AddMany",
     "AddMemories",
     "AskContext",
+    "BriefContext",
     "Broken",
     "ChangeConfiguration",
     "ChangeMemory",
@@ -153,12 +154,17 @@ class Search(Find, frozen=True, kw_only=True):
     explain: bool = False
 
 
-class AskContext(Find, frozen=True, kw_only=True):
-    """What is written down for a prompt, and how much. What is `known` is in the prompt already and left out."""
+class BriefContext(Find, frozen=True, kw_only=True):
+    """What is written down for a prompt, and how much."""
 
     max_tokens: Tokens = 800
-    known: Annotated[list[Text], Meta(max_length=1_000)] = []
     min_score: Score = LEAST_SCORE
+
+
+class AskContext(BriefContext, frozen=True, kw_only=True):
+    """The same, where the prompt has some of it already: what is `known` is left out."""
+
+    known: Annotated[list[Text], Meta(max_length=1_000)] = []
 
 
 class ListMemories(Scoped, frozen=True, kw_only=True):
