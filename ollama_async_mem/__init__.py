@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         ToolCall,
     )
     from ollama_async_mem.ollama.tools import run_tools, tool_schema
-    from ollama_async_mem.records import AddResult, Fact, Hit, Message, Page, Scope, SearchResult, Turn
+    from ollama_async_mem.records import AddResult, Fact, Hit, Message, Page, Recalled, Scope, SearchResult, Turn
     from ollama_async_mem.stores import open_store
 
 __version__ = "0.1.0"
@@ -70,6 +70,7 @@ _HOMES = {
     "PullProgress": "ollama.schema",
     "PullState": "ollama.models",
     "RankingWeights": "memory.weights",
+    "Recalled": "records",
     "RetryPolicy": "ollama._retry",
     "RunningModel": "ollama.schema",
     "Scope": "records",
@@ -115,6 +116,7 @@ __all__ = [
     "PullProgress",
     "PullState",
     "RankingWeights",
+    "Recalled",
     "RetryPolicy",
     "RunningModel",
     "Scope",

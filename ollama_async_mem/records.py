@@ -32,6 +32,7 @@ __all__ = [
     "Message",
     "Page",
     "Precision",
+    "Recalled",
     "Reinforcement",
     "Scope",
     "SearchResult",
@@ -222,6 +223,14 @@ class SearchResult(msgspec.Struct, frozen=True):
 
     def __len__(self) -> int:
         return len(self.hits)
+
+
+class Recalled(msgspec.Struct, frozen=True):
+    """Dated lines for a prompt, "" where nothing fits, and the hits that they tell, best first."""
+
+    text: str
+    hits: tuple[Hit, ...] = ()
+    degraded: tuple[str, ...] = ()
 
 
 class AddResult(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,7 +18,7 @@ from ollama_async_mem.embedding.cache import VectorCache
 from ollama_async_mem.embedding.context import SURE_BYTES, Room, room_of
 from ollama_async_mem.embedding.families import prefixes
 from ollama_async_mem.embedding.pieces import cut, pooled, size_of, split, unit
-from ollama_async_mem.errors import ConfigError, EmbeddingFailed, EmbeddingMismatch
+from ollama_async_mem.errors import ConfigError, ConnectFailed, EmbeddingFailed, EmbeddingMismatch
 from ollama_async_mem.ollama._requests import checked_texts
 from ollama_async_mem.ollama._retry import tell_retries
 from ollama_async_mem.ollama.names import display
@@ -33,6 +34,7 @@ __all__ = ["OllamaEmbedder"]
 
 _ACTIONS = ("add", "update", "search", None)
 _SHORTEST_PIECE = SURE_BYTES // 4  # characters
+_AWAY_S = 30.0  # after a failure, for which it is looked first whether the server is there
 _NO_DIRECTION = "its embedding is zero or not finite"
 
 
@@ -76,6 +78,8 @@ class OllamaEmbedder:
         self._room: Room | None = None
         self._asking = anyio.Lock()
         self._dimension = 0
+        self._away: ConnectFailed | None = None
+        self._away_until = 0.0
         self._requests = self._retries = self._texts = self._sent = self._split = self._failed = 0
         self._seconds = 0.0
 
@@ -142,8 +146,16 @@ class OllamaEmbedder:
             raise ConfigError(f"memory_action is 'add', 'update', 'search' or None, got {memory_action!r}")
         self._batcher.check_open()
         is_query = memory_action == "search"
+        if is_query:
+            await self._check_away()
         prefix = self._query_prefix if is_query else self._document_prefix
         return self._vectors(await self._embedded(_listed(texts), prefix, urgent=is_query))
+
+    async def _check_away(self) -> None:
+        """Raise again what was raised lately, if the server is still away: a search does not wait for all tries again."""
+        away = self._away
+        if away is not None and time.monotonic() < self._away_until and not await self.client.is_alive():
+            raise copy.copy(away) from away.__cause__
 
     async def _parts(self, texts: list[str], prefix: str) -> list[tuple[int, str]]:
         """Cut what is surely too long; each piece comes with the place of its text."""
@@ -229,6 +241,7 @@ class OllamaEmbedder:
                 dimensions=config.embedding_dims,
                 keep_alive=config.keep_alive,
             )
+        self._away = None
         return [self._checked(np.asarray(vector)) for vector in response.embeddings]
 
     @contextmanager
@@ -237,6 +250,9 @@ class OllamaEmbedder:
         began = time.monotonic()
         try:
             yield
+        except ConnectFailed as exc:
+            self._away, self._away_until = exc, time.monotonic() + _AWAY_S
+            raise
         finally:
             self._seconds += time.monotonic() - began
 

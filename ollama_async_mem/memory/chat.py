@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.memory.courtesy import Courtesy
     from ollama_async_mem.memory.service import MemoryService
     from ollama_async_mem.ports import ChatModel
-    from ollama_async_mem.records import Scope
+    from ollama_async_mem.records import Hit, Scope
 
 __all__ = ["MemoryChat"]
 
@@ -32,13 +32,14 @@ _CANCELLED_S = 5.0
 
 
 class MemoryChat:
-    """Recall, stream, remember. `async with` recalls and asks; `text()` streams; leaving remembers.
+    """Recall, stream, remember. `async with` recalls; `text()` asks and streams; leaving remembers.
 
     Only a complete answer is remembered, also when the caller is cancelled before or while that is done, for which it
     then has five seconds. A failure there is logged and is no error of the chat: the answer was given.
 
     Attributes:
-        memories: the dated lines that the model was given, "" where nothing fitted.
+        memories: the dated lines that the model is given, "" where nothing fits.
+        hits: what these lines tell, best first, with the parts of their scores.
         added: what was remembered, once the context is left; None where nothing was.
         error: why a complete answer was not remembered.
     """
@@ -70,12 +71,13 @@ class MemoryChat:
         self._remembers = remember
         self._infer = infer
         self._stack = AsyncExitStack()
-        self._pieces: AsyncIterator[str] | None = None
+        self._is_asked = False
         self._answer: list[str] = []
         self._complete = False
         self._is_opened = False
         self._asked_at = datetime.now(UTC)
         self.memories = ""
+        self.hits: tuple[Hit, ...] = ()
         self.added: AddResult | None = None
         self.error: Exception | None = None
 
@@ -85,20 +87,18 @@ class MemoryChat:
         self._is_opened = self._is_waited_for = True
         self._courtesy.begin()
         try:
-            await self._ask()
+            await self._recall()
         except BaseException:
             self._end()
             raise
         return self
 
-    async def _ask(self) -> None:
-        """Recall, and begin to stream."""
+    async def _recall(self) -> None:
         self._asked_at = datetime.now(UTC)
         question, known = self._messages[-1].content, [message.content for message in self._messages]
         if question.strip():  # else it is an image, for which nothing can be looked up
-            self.memories = await self._memory.context(question, known=known, **self._limits, **self._ids)
-        prompt = with_memories(self._prompt, memory_block(self.memories)) if self.memories else self._prompt
-        self._pieces = await self._stack.enter_async_context(self._llm.stream(prompt))
+            found = await self._memory.recall(question, known=known, **self._limits, **self._ids)
+            self.memories, self.hits = found.text, found.hits
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         cancelled = anyio.get_cancelled_exc_class()
@@ -119,10 +119,17 @@ class MemoryChat:
             self.added = await self._memory.settled(self.added)
 
     async def text(self) -> AsyncIterator[str]:
-        """Give the answer piece by piece."""
-        if self._pieces is None:
-            raise ConfigError("a chat is opened by 'async with' before it is iterated")
-        async for piece in self._pieces:
+        """Ask the model, and give its answer piece by piece.
+
+        Raises:
+            ConfigError: the chat is not opened by `async with`, or was asked before.
+            OllamaError: the model could not be asked, or its answer broke.
+        """
+        if not self._is_opened or self._is_asked:
+            raise ConfigError("a chat is opened by 'async with', and then iterated once")
+        self._is_asked = True
+        prompt = with_memories(self._prompt, memory_block(self.memories)) if self.memories else self._prompt
+        async for piece in await self._stack.enter_async_context(self._llm.stream(prompt)):
             self._courtesy.go_on()
             self._answer.append(piece)
             yield piece

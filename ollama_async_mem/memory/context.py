@@ -10,11 +10,10 @@ from ollama_async_mem.records import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-    from datetime import datetime
 
     from ollama_async_mem.records import MemoryRecord
 
-__all__ = ["LEAST_SCORE", "line", "memory_block", "pack", "tokens"]
+__all__ = ["LEAST_SCORE", "fitting", "line", "memory_block", "pack", "tokens", "written"]
 
 LEAST_SCORE = 0.08
 """What scores less is left out of a prompt. Of the 50 best hits to requests that have nothing to do with a conversation
@@ -64,17 +63,26 @@ def pack(memories: Iterable[MemoryRecord], *, max_tokens: int, known: Collection
 
     What is `known`, texts that the prompt has already, is left out.
     """
+    return written(fitting(memories, max_tokens=max_tokens, known=known))
+
+
+def fitting(memories: Iterable[MemoryRecord], *, max_tokens: int, known: Collection[str] = ()) -> list[MemoryRecord]:
+    """Choose the memories that `pack` writes."""
     seen = {_plain(text) for text in known}
-    taken: list[tuple[datetime, str, str]] = []
+    taken: list[MemoryRecord] = []
     left = max_tokens
     for memory in memories:
-        plain, written = _plain(memory.text), line(memory)
-        cost = tokens(written) + 1
+        plain, cost = _plain(memory.text), tokens(line(memory)) + 1
         if cost <= left and plain not in seen:
             seen.add(plain)
-            taken.append((memory.at, memory.id, written))
+            taken.append(memory)
             left -= cost
-    return "\n".join(written for *_, written in sorted(taken))
+    return taken
+
+
+def written(memories: Iterable[MemoryRecord]) -> str:
+    """Write memories in the order of their times, a line each."""
+    return "\n".join(map(line, sorted(memories, key=lambda memory: (memory.at, memory.id))))
 
 
 def memory_block(lines: str) -> str:

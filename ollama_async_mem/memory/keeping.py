@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
@@ -21,12 +21,12 @@ from ollama_async_mem.memory.checks import (
     require_tokens,
     selected,
 )
-from ollama_async_mem.memory.context import LEAST_SCORE, pack
+from ollama_async_mem.memory.context import LEAST_SCORE, fitting, written
 from ollama_async_mem.memory.feed import EventStream, Feed
 from ollama_async_mem.memory.intake import Intake, embedded_text
 from ollama_async_mem.memory.messages import dates_in
 from ollama_async_mem.memory.texts import clean
-from ollama_async_mem.records import Change, MemoryRecord, Page, Scope, Selection, Turn
+from ollama_async_mem.records import Change, MemoryRecord, Page, Recalled, Scope, Selection, Turn
 
 if TYPE_CHECKING:
     import builtins
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from ollama_async_mem.counts import Counts, ScopeCounts
+    from ollama_async_mem.memory.asked import Asking
     from ollama_async_mem.memory.weights import RankingWeights
     from ollama_async_mem.ports import Embedder, MemoryStore, Reranker
     from ollama_async_mem.records import Event, Kind, SearchResult, Sort
@@ -43,6 +44,7 @@ __all__ = ["MemoryKeeper"]
 _ALL: tuple[Kind, ...] = ("turn", "fact")
 _EVERYTHING = Selection(everything=True)
 _MOST_HELD = 1_000_000
+_MOST_RECALLED = 50
 
 
 class MemoryKeeper:
@@ -140,18 +142,34 @@ class MemoryKeeper:
         out, and so is what scores less than `min_score`: by default what has plainly nothing to do with the query. 0
         fills the budget with whatever there is. Other arguments are as of `search`.
         """
-        budget = require_tokens(max_tokens)
-        found = await self.search(
+        found = await self.recall(
             query,
             user_id=user_id,
             agent_id=agent_id,
             run_id=run_id,
-            limit=50,
+            max_tokens=max_tokens,
             filters=filters,
             as_of=as_of,
+            known=known,
             min_score=min_score,
         )
-        return pack((hit.memory for hit in found), max_tokens=budget, known=known)
+        return found.text
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        max_tokens: int = 800,
+        known: Collection[str] = (),
+        min_score: float = LEAST_SCORE,
+        **asked: Unpack[Asking],
+    ) -> Recalled:
+        """Return the lines of `context` together with the hits that they are made of. Arguments are as of `context`."""
+        budget = require_tokens(max_tokens)
+        found = await self.search(query, limit=_MOST_RECALLED, min_score=min_score, explain=True, **asked)
+        chosen = fitting((hit.memory for hit in found), max_tokens=budget, known=known)
+        ids = {memory.id for memory in chosen}
+        return Recalled(written(chosen), tuple(hit for hit in found.hits if hit.id in ids), found.degraded)
 
     async def list(
         self,

@@ -11,6 +11,7 @@ import pytest
 from client.backends import on_both, together
 from fakes import Reply, error
 
+from ollama_async_mem import OllamaClient, OllamaEmbedder, RetryPolicy
 from ollama_async_mem.errors import (
     ConfigError,
     ConnectFailed,
@@ -191,3 +192,22 @@ async def test_half_a_character_is_refused_before_anything_is_sent(fake: Scripte
     assert "texts[1]" in str(broken.failure)
     assert whole.is_right
     assert sent(fake) == [["\U0001f600"]]
+
+
+@on_both
+async def test_who_searches_need_not_wait_for_a_server_that_is_away(fake: ScriptedOllama) -> None:
+    """The first waits for all tries; as long as nobody is there the next ones are told at once, and then answered."""
+    retry = RetryPolicy(attempts=3, base_s=0.01)
+    async with OllamaClient(fake.url, retry=retry) as client, OllamaEmbedder("m", client=client) as embedder:
+        await embedder.embed_query("before")
+        await fake.stop()
+        for text in ("first", "second", "third"):
+            with pytest.raises(ConnectFailed):
+                await embedder.embed_query(text)
+        assert embedder.statistics.retries == 2
+        with pytest.raises(ConnectFailed):
+            await embedder.embed_documents(["a document is worth waiting for"])
+        assert embedder.statistics.retries == 4
+        await fake.start()
+        assert len(await embedder.embed_query("again")) == fake.settings.dimension
+        assert len(await embedder.embed_query("and again")) == fake.settings.dimension

@@ -351,7 +351,9 @@ async def test_ollama_down_is_a_problem_that_passes(rest: httpx.AsyncClient, ser
     found = (await rest.post(f"{API}/search", json={"query": "new peanuts", "user_id": "alice"})).json()
     assert (len(found["hits"]), found["degraded"]) == (1, ["dense"])
     chat = await rest.post(f"{API}/chat", json={"messages": "hi", "user_id": "alice"})
-    assert (chat.status_code, chat.json()["type"]) == (503, "urn:ollama-async-mem:problem:ollama-unreachable")
+    recalled, broken = map(json.loads, chat.text.splitlines())
+    assert recalled["event"] == "recalled"
+    assert broken["problem"]["type"] == "urn:ollama-async-mem:problem:ollama-unreachable"
 
 
 async def test_a_locked_store_is_a_problem_that_passes(server: ScriptedOllama, tmp_path: Path) -> None:
@@ -372,8 +374,9 @@ async def test_a_locked_store_is_a_problem_that_passes(server: ScriptedOllama, t
 
 
 async def test_a_missing_model_is_named(rest: httpx.AsyncClient, server: ScriptedOllama) -> None:
-    """With a status of its own, before the stream has begun."""
+    """In the stream, behind what was recalled."""
     server.enqueue("POST /api/chat", error(404, "model 'llama3.2' not found"))
     answer = await rest.post(f"{API}/chat", json={"messages": "hi", "user_id": "alice"})
-    assert (answer.status_code, answer.json()["type"]) == (404, "urn:ollama-async-mem:problem:model-not-found")
-    assert "llama3.2" in answer.json()["detail"]
+    *_, broken = map(json.loads, answer.text.splitlines())
+    assert broken["problem"]["type"] == "urn:ollama-async-mem:problem:model-not-found"
+    assert "llama3.2" in broken["problem"]["detail"]

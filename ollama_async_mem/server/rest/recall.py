@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ollama_async_mem.memory.context import line
-from ollama_async_mem.memory.messages import as_messages
 from ollama_async_mem.records import SearchResult
 from ollama_async_mem.server.rest.routing import NDJSON, SSE, Route
 from ollama_async_mem.server.rest.shapes import (
@@ -23,13 +21,10 @@ from ollama_async_mem.server.rest.streams import Streamed
 
 if TYPE_CHECKING:
     from ollama_async_mem.memory.chat import MemoryChat
-    from ollama_async_mem.records import Hit
     from ollama_async_mem.server.rest.routing import Call
     from ollama_async_mem.server.rest.streams import Emit
 
 __all__ = ["ROUTES"]
-
-_MOST_RECALLED = 50  # as many as `Memory.context` looks at
 
 
 async def search(call: Call, asked: Search) -> SearchResult:
@@ -61,31 +56,12 @@ async def chat(call: Call, asked: Chat) -> Streamed:
 
     async def work(emit: Emit) -> None:
         async with answering as stream:
-            await emit(Recalled(stream.memories, await _hits(call, asked, stream) if explain else ()))
+            await emit(Recalled(stream.memories, stream.hits if explain else ()))
             async for text in stream.text():
                 await emit(Token(text))
         await emit(_done(stream))
 
     return Streamed(work, as_events=call.accepts(SSE))
-
-
-async def _hits(call: Call, asked: Chat, stream: MemoryChat) -> tuple[Hit, ...]:
-    """The hits behind the lines that the model was given, best first."""
-    lines = set(stream.memories.splitlines())
-    if not lines:
-        return ()
-    scope = call.principal.scope(asked.user_id, asked.agent_id, asked.run_id)
-    messages: Any = asked.messages
-    found = await call.memory.search(
-        as_messages(messages)[-1].content,
-        user_id=scope.user_id,
-        agent_id=scope.agent_id,
-        run_id=scope.run_id,
-        limit=_MOST_RECALLED,
-        min_score=asked.min_score,
-        explain=True,
-    )
-    return tuple(hit for hit in found.hits if line(hit.memory) in lines)
 
 
 def _done(stream: MemoryChat) -> Done:
