@@ -152,7 +152,7 @@ class OllamaEmbedder:
         return self._vectors(await self._embedded(_listed(texts), prefix, urgent=is_query))
 
     async def _check_away(self) -> None:
-        """Raise again what was raised lately, if the server is still away: a search does not wait for all tries again."""
+        """Raise again what was raised lately, if the server is still away: a search need not wait for all tries."""
         away = self._away
         if away is not None and time.monotonic() < self._away_until and not await self.client.is_alive():
             raise copy.copy(away) from away.__cause__
