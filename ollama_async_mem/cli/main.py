@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from ollama_async_mem import __version__
 from ollama_async_mem.cli.changing import changing
@@ -28,6 +28,17 @@ from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaAsyncMemErr
 __all__ = ["FAILED", "INTERRUPTED", "USAGE", "build", "run"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+_GROUPS = {
+    "Begin with": ("demo", "doctor", "chat"),
+    "Memories": (
+        *("add", "search", "context", "list", "get", "history"),
+        *("update", "delete", "flush", "scopes", "stats"),
+    ),
+    "Files and stores": ("import", "export", "store"),
+    "Models and settings": ("models", "engine", "config"),
+    "For other programs": ("serve", "mcp", "keys"),
+    "Besides": ("--help", "--version", "--install-completion"),
+}
 
 
 def build() -> App:
@@ -35,17 +46,28 @@ def build() -> App:
     app = App(
         name="ollama-async-mem",
         help="A memory on local models: add what was said, find it again, and chat with it.\n\n"
-        "Begin with `demo`, which shows all of it, and `doctor`, which says what is missing. COMMAND --help says more.",
+        "`demo` shows all of it, and `doctor` says what is missing. COMMAND --help says more.",
         help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage or settings or no server, 130 interrupted.",
         version=__version__,
-        default_parameter=None,
+        default_parameter=Parameter(show_default=_default),
     )
     for part in (demonstration, writing, reading, changing, moving, chatting, examination):
         app.update(part)
     for group in (models, engine, stores, settings, serve, mcp, keys):
         app.command(group)
     app.register_install_completion_command()
+    for number, (name, commands) in enumerate(_GROUPS.items()):
+        group = Group(name, sort_key=number)
+        for command in commands:
+            app[command].group = (group,)
     return app
+
+
+def _default(value: object) -> str | None:
+    """How a default is shown: those that say nothing are not."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or None
+    return None if value is None or value is False else str(value)
 
 
 def run(arguments: list[str] | None = None) -> int:

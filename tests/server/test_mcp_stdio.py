@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from fakes import Hold, Stream
+from fakes import Hold, Raw
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from ollama_async_mem import Memory
+from ollama_async_mem.cli.main import USAGE, run
 from ollama_async_mem.stores import open_store
 
-from .mcp_clients import ERAS, refused, told
+from .mcp_clients import ERAS, client_at, refused, told
 from .test_mcp import NAMES, READING, initialize
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import Process
     from fakes import ScriptedOllama
+    from pytest import CaptureFixture, MonkeyPatch  # noqa: PT013
 
 INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 LIMIT_S = 20
@@ -149,7 +151,7 @@ async def test_options_say_whose_memory_it_is(server: ScriptedOllama, store: Pat
 @pytest.mark.parametrize("way", ["input closed", "SIGINT", "SIGTERM"])
 async def test_it_ends_and_keeps_the_jobs(server: ScriptedOllama, store: Path, way: str) -> None:
     """While the model reads what was added: the next process reads it."""
-    server.enqueue("POST /api/chat", Stream((Hold(),)))
+    server.enqueue("POST /api/chat", Raw([Hold()]))
     async with host_of(server, store) as host:
         await host.begin()
         await host.call(1, "add_memories", messages="I am allergic to peanuts and live in Lyon")
@@ -169,7 +171,7 @@ async def test_it_ends_while_a_call_is_under_way(server: ScriptedOllama, store: 
     """The call is cancelled, and so is what it waits for."""
     async with Memory(store, host=server.url, extract_here=False) as memory:
         await memory.add("tea", user_id="me", infer=False)
-    server.enqueue("POST /api/embed", Stream((Hold(),)))
+    server.enqueue("POST /api/embed", Raw([Hold()]))
     before = len(server.requests_to("POST /api/embed"))
     async with host_of(server, store) as host:
         await host.begin()
@@ -182,7 +184,7 @@ async def test_it_ends_while_a_call_is_under_way(server: ScriptedOllama, store: 
 
 async def test_a_call_is_cancelled_by_its_number(server: ScriptedOllama, store: Path) -> None:
     """It is not answered, and the next one is."""
-    server.enqueue("POST /api/embed", Stream((Hold(),)))
+    server.enqueue("POST /api/embed", Raw([Hold()]))
     async with host_of(server, store) as host:
         await host.begin()
         await host.call(1, "search_memory", query="coffee")
@@ -190,6 +192,7 @@ async def test_a_call_is_cancelled_by_its_number(server: ScriptedOllama, store: 
         await host.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}})
         await host.call(2, "list_memories")
         assert (await host.receive())["id"] == 2
+        await server.wait_closed_connections()
 
 
 async def test_it_starts_without_ollama_and_with_a_broken_one(server: ScriptedOllama, store: Path) -> None:
@@ -239,11 +242,49 @@ async def test_a_message_larger_than_a_pipe(server: ScriptedOllama, store: Path)
         assert answer["structuredContent"]["memories"][0]["text"] == text
 
 
-async def test_a_host_that_stops_reading_and_goes(server: ScriptedOllama, store: Path) -> None:
-    """Its end of the pipe is closed while answers are written: the process ends."""
-    async with host_of(server, store) as host:
-        await host.begin()
-        assert host.process.stdout
-        await host.process.stdout.aclose()
-        await host.call(1, "list_memories")
-        assert await host.status() == 0
+async def test_the_whole_server_has_the_tools_too(server: ScriptedOllama) -> None:
+    """`serve` imports them when somebody asks for them."""
+    line = [sys.executable, "-m", "ollama_async_mem", "serve", "--port", "0", "--no-proxy", "--ollama", server.url]
+    async with await anyio.open_process(line, env={**os.environ, "COLUMNS": "200"}) as process:
+        assert process.stderr
+        said = b""
+        with anyio.fail_after(LIMIT_S):
+            while b"\n" not in said:
+                said += await process.stderr.receive()
+        url = said.decode().partition("MCP at ")[2].split(";")[0].split(",")[0]
+        async with client_at(url) as client:
+            await told(client, "add_memories", messages="tea")
+            assert len((await told(client, "search_memory", query="tea"))["memories"]) == 1
+        process.terminate()
+        assert await process.wait() == 0
+
+
+def test_the_sdk_is_imported_where_it_is_used_alone() -> None:
+    """It takes half a second, which no other command shall pay."""
+    code = "import sys; from ollama_async_mem.cli.main import build; build(); sys.exit('mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603 - our own words
+
+
+def test_without_the_extra(monkeypatch: MonkeyPatch, capsys: CaptureFixture[str]) -> None:
+    """It says what to install."""
+    monkeypatch.setattr("ollama_async_mem.cli.mcp.find_spec", lambda _name: None)
+    assert run(["mcp"]) == USAGE
+    assert "ollama-async-mem[mcp]" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_host_that_stops_reading(store: Path) -> None:
+    """The process ends when it has something to say, and complains of nothing."""
+    line = [sys.executable, "-m", "ollama_async_mem", "mcp", "--host", "127.0.0.1:9", "--store", str(store)]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(line, **pipes) as process:  # noqa: S603 - the command under test
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdin.write(json.dumps(initialize()).encode() + b"\n")
+        process.stdin.flush()
+        assert b"serverInfo" in process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+        process.stdin.flush()
+        assert process.wait(LIMIT_S) == 0
+        assert process.stderr.read() == b""

@@ -33,7 +33,7 @@ _ENDED = (anyio.BrokenResourceError, concurrent.futures.CancelledError, RuntimeE
 
 
 async def serve_stdio(memory: Memory, who: Principal = LOCAL) -> None:
-    """Serve the tools on a memory to the program at the other end, as a principal, until it closes its end of a pipe."""
+    """Serve the tools on a memory to the program at the other end, as a principal, until it closes a pipe."""
     server = mcp_server(memory, who)
     try:
         async with stdio_server(stdin=cast("Any", _lines())) as (received, sent):
