@@ -40,11 +40,11 @@ def memory(server: ScriptedOllama, case: dict[str, Any]) -> None:
 
     def embed(request: Request) -> Reply | Raw:
         counts["embed"] += 1
-        return _embed(request.json, dimension)
+        return embed_answer(request.json, dimension)
 
     def packed(request: Request) -> Reply | Raw:
         counts["embed"] += 1
-        return _packed(request.json, dimension)
+        return packed_answer(request.json, dimension)
 
     server.enqueue("POST /api/chat", chat, repeat=True)
     server.enqueue("POST /api/embed", embed, repeat=True)
@@ -68,14 +68,16 @@ def _chat(body: dict[str, Any]) -> Reply | Raw:
     return _answer(body, msgspec.json.encode({**line, "done_reason": "stop", "eval_count": 40}))
 
 
-def _embed(body: dict[str, Any], dimension: int) -> Reply | Raw:
+def embed_answer(body: dict[str, Any], dimension: int) -> Reply | Raw:
+    """Vectors in decimals."""
     rows = [_decimals(text, dimension) for text in _inputs(body)]
     listed = b",".join(rows)
     answer = b'{"model":"%s","embeddings":[%s]}' % (body["model"].encode(), listed)
     return _answer(body, answer)
 
 
-def _packed(body: dict[str, Any], dimension: int) -> Reply | Raw:
+def packed_answer(body: dict[str, Any], dimension: int) -> Reply | Raw:
+    """Vectors as OpenAI packs them."""
     vectors = [b64encode(_vector(text, dimension)).decode() for text in _inputs(body)]
     data = [{"embedding": vector, "index": n} for n, vector in enumerate(vectors)]
     return _answer(body, msgspec.json.encode({"object": "list", "data": data, "model": body["model"], "usage": {}}))

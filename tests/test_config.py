@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from ollama_async_mem import EmbedderConfig, OllamaConfig, Settings, load_config, load_settings
 from ollama_async_mem.app import _behaviour
-from ollama_async_mem.config import MemoryConfig, WeightsConfig, data_folder, default_store
+from ollama_async_mem.config import MemoryConfig, ServerConfig, WeightsConfig, data_folder, default_store
 from ollama_async_mem.errors import ConfigError, MissingExtra
 from ollama_async_mem.memory.behaviour import Behaviour
 from ollama_async_mem.memory.service import MemoryService
 from ollama_async_mem.memory.weights import RankingWeights
 from ollama_async_mem.ollama._options import _AT_LEAST, _WITHIN, checked_options
+from ollama_async_mem.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -410,6 +411,50 @@ def test_what_is_wrong_with_a_variable_is_said(variable: str, text: str, message
     with pytest.raises(ConfigError) as caught:
         load_settings({f"OLLAMA_ASYNC_MEM_{variable}": text})
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("HOST", "0.0.0.0", {"host": "0.0.0.0"}),
+        ("PORT", "0", {"port": 0}),
+        ("PAGE", "false", {"page": False}),
+        ("HEAD_S", "2.5", {"head_s": 2.5}),
+        ("ALLOW_HOST", "a.example.org, b.example.org c", {"allow_host": ("a.example.org", "b.example.org", "c")}),
+        ("ALLOW_ORIGIN", "http://a", {"allow_origin": ("http://a",)}),
+    ],
+)
+def test_the_server_can_be_told_by_variables(variable: str, text: str, value: dict[str, Any]) -> None:
+    """Each setting has one, and lists have blanks or commas between their texts."""
+    variable = f"OLLAMA_ASYNC_MEM_SERVER_{variable}"
+    settings = load_settings({variable: text}, config={"server": {"port": 7, "body_s": 1}})
+    assert settings.server.given == {"port": 7, "body_s": 1} | value
+    assert settings.origins[f"server.{next(iter(value))}"] == variable
+    assert load_settings({"OLLAMA_ASYNC_MEM_KEYS": "k"}).server.keys == "k"
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"port": 65536}, "server.port cannot be 65536; allowed is an integer from 0 to 65535"),
+        ({"allow_host": "a"}, "server.allow_host cannot be 'a'; allowed is a list of texts"),
+        ({"prt": 1}, "unknown key 'server.prt', did you mean 'port'?"),
+        ({"ollama": "x"}, "unknown key 'server.ollama': the Ollama server is 'host' beside 'server'"),
+        ([], "server is a mapping"),
+    ],
+)
+def test_what_is_wrong_with_the_server_is_said(section: Any, message: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings({}, config={"server": section})
+    assert str(caught.value).startswith(message)
+    with pytest.raises(ConfigError, match="OLLAMA_ASYNC_MEM_SERVER_PORT cannot be 'x'"):
+        load_settings({"OLLAMA_ASYNC_MEM_SERVER_PORT": "x"})
+
+
+def test_the_settings_of_the_server_are_those_of_its_class() -> None:
+    """Each can stand in the file, besides the two files that the command opens."""
+    assert ServerConfig.__struct_fields__ == (*ServerSettings.__struct_fields__, "keys", "audit_log")
 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:

@@ -6,16 +6,16 @@ import asyncio
 import logging
 import re
 import signal
-import sys
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from ollama_async_mem.cli.lines import Reader
+from ollama_async_mem.cli.markdown import typed_out
 from ollama_async_mem.cli.options import Setup, Who
-from ollama_async_mem.cli.output import note, say, show_hits
+from ollama_async_mem.cli.output import note, show_hits
 from ollama_async_mem.cli.session import open_memory
 from ollama_async_mem.errors import OllamaAsyncMemError
 from ollama_async_mem.records import Message
@@ -30,9 +30,11 @@ __all__ = ["chatting", "stream_answer"]
 
 _KEPT = 12  # messages of the running conversation that the model sees besides the memory
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
-_HELP = """/why shows what the last answer was given to remember; /search QUERY, /remember TEXT and /forget ID do that
-A line that ends in \\ goes on in the next one, and so does what stands between \"\"\" and \"\"\"
-Ctrl-C stops an answer, a second one leaves, and so do Ctrl-D and /exit; /help shows this again"""
+_HELP = """/why             what the last answer was given to remember
+/search QUERY    find memories, /remember TEXT and /forget ID change them
+/exit, Ctrl-D    leave; Ctrl-C stops an answer, a second one leaves too
+/help            this again; a line that ends in \\ goes on in the next one, and
+                 so does what stands between \"\"\" and \"\"\""""
 _NOBODY = Who()
 _DEFAULT = Setup()
 
@@ -40,14 +42,19 @@ chatting = App()
 
 
 @chatting.command
-async def chat(*, who: Who = _NOBODY, setup: Setup = _DEFAULT) -> None:
+async def chat(
+    *, plain: Annotated[bool, Parameter(negative="")] = False, who: Who = _NOBODY, setup: Setup = _DEFAULT
+) -> None:
     """Talk with the chat model; it remembers, also in the next session.
 
     In the chat, /help tells of /why, /search, /remember, /forget and /exit.
+
+    Args:
+        plain: Print answers as the model writes them, also in a terminal, where they are laid out as Markdown.
     """
     async with open_memory(setup, extract=None) as memory, _undisturbed():
         note(f"{memory.llm_model} with the memories of {memory.store.location}\n{_HELP}")
-        await _converse(_Conversation(memory, who))
+        await _converse(_Conversation(memory, who, plain=plain))
 
 
 @asynccontextmanager
@@ -78,9 +85,10 @@ async def _converse(conversation: _Conversation) -> None:
 class _Conversation:
     """What was said in this session, and what the last answer was given to remember."""
 
-    def __init__(self, memory: Memory, who: Who) -> None:
+    def __init__(self, memory: Memory, who: Who, *, plain: bool = False) -> None:
         self._memory = memory
         self._who = who
+        self._plain = plain
         self._messages: list[Message] = []
         self._recalled = ""
 
@@ -89,7 +97,7 @@ class _Conversation:
         asked = [*self._messages[-_KEPT:], Message(content=question)]
         answer = self._recalled = ""
         with _ctrl_c_cancels() as scope, _complaining():
-            answer, self._recalled = await stream_answer(self._memory, asked, self._who)
+            answer, self._recalled = await stream_answer(self._memory, asked, self._who, plain=self._plain)
         if answer.strip():
             self._messages = [*asked, Message(role="assistant", content=answer)]
         if scope.cancelled_caught:
@@ -100,7 +108,7 @@ class _Conversation:
         """Do what a line behind a slash says."""
         with _complaining():
             if command == "why":
-                note(self._recalled or "nothing was recalled")
+                note(self._recalled or "nothing was recalled", wrap=True)
             elif command == "search" and argument:
                 found = await self._memory.search(argument, **self._who.ids)
                 show_hits(found.hits)
@@ -145,14 +153,19 @@ def _ctrl_c_cancels() -> Iterator[anyio.CancelScope]:
 
 
 async def stream_answer(
-    memory: Memory, messages: list[Message], who: Who, *, max_tokens: int = 800, remember: bool = True
+    memory: Memory,
+    messages: list[Message],
+    who: Who,
+    *,
+    max_tokens: int = 800,
+    remember: bool = True,
+    plain: bool = False,
 ) -> tuple[str, str]:
     """Print an answer as it comes; returns it with what the model was given to remember."""
     async with memory.chat(messages, max_tokens=max_tokens, remember=remember, **who.ids) as stream:
-        async for piece in stream.text():
-            say(piece, end="")
-            sys.stdout.flush()
-    say()
+        with typed_out(plain=plain) as show:
+            async for piece in stream.text():
+                show(piece)
     if stream.error:
         note(f"this was not remembered: {stream.error}")
     return stream.answer, stream.memories

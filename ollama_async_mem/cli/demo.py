@@ -51,7 +51,10 @@ demonstration = App()
 
 @demonstration.command
 async def demo(
-    *, store: Annotated[str | None, Parameter(env_var=())] = None, engine: bool = False, host: str | None = None
+    *,
+    store: Annotated[str | None, Parameter(env_var=())] = None,
+    engine: Annotated[bool, Parameter(negative="")] = False,
+    host: str | None = None,
 ) -> None:
     """Show the whole of it on a bundled conversation: add, search, and an answer that remembers.
 

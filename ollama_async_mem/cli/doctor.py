@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import anyio
-import msgspec
 from cyclopts import App
+from httpx import URL
 
+from ollama_async_mem.cli.findings import Finding
 from ollama_async_mem.cli.options import Json, Setup
 from ollama_async_mem.cli.output import plural, say, show_json
+from ollama_async_mem.cli.room import free_bytes, need_of, room_findings
 from ollama_async_mem.cli.session import (
     ENGINE_EMBEDDER,
     ENGINE_LLM,
@@ -20,37 +21,30 @@ from ollama_async_mem.cli.session import (
     settings_of,
 )
 from ollama_async_mem.errors import ConfigError, MissingExtra, OllamaAsyncMemError
+from ollama_async_mem.ollama._context import DEFAULT_CONTEXT, own_context
 from ollama_async_mem.ollama.names import canonical
+from ollama_async_mem.server.settings import is_loopback
 from ollama_async_mem.stores import open_store, sqlite_path
 
 if TYPE_CHECKING:
+    from ollama_async_mem.cli.findings import Tell
     from ollama_async_mem.config import Settings
     from ollama_async_mem.ollama.client import OllamaClient
+    from ollama_async_mem.ollama.schema import RunningModel
     from ollama_async_mem.ports import MemoryStore
     from ollama_async_mem.records import EmbeddingSpace
 
-__all__ = ["Finding", "examination"]
+__all__ = ["examination"]
 
 _DEFAULT = Setup()
 _STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 _OLDEST = (0, 6)
 _EXTRACTION_TOKENS = 4_096
 """A request for facts: instructions, a portion of conversation, and the answer."""
+_TAKES = f"extracting facts takes {_EXTRACTION_TOKENS:,}"
 _MOST_SHOWN = 5
 
 examination = App()
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """What was looked at, how it stands, and what to do where that is not well."""
-
-    what: str
-    status: Literal["ok", "warning", "error"]
-    message: str
-    advice: str = ""
-
-
-Tell: TypeAlias = Callable[[Finding], None]
 
 
 @examination.command
@@ -134,7 +128,12 @@ async def _examine_server(setup: Setup, settings: Settings, space: EmbeddingSpac
             async with embedding_client(setup, client) as embeds:
                 tell(await _embedder_finding(embeds, embedder, dimensions, space))
             tell(await _chat_finding(client, llm, num_ctx))
-            await _examine_gpu(client, {llm, embedder}, tell)
+            models = {canonical(llm): num_ctx or 0, canonical(embedder): 0}
+            running = {canonical(model.name): model for model in await client.models.running()}
+            if (loaded := running.get(canonical(llm))) and not num_ctx:
+                _examine_context(loaded, tell)
+            _examine_gpu([running[name] for name in models if name in running], tell)
+            await _examine_room(client, {name: models[name] for name in models if name not in running}, tell)
     except OllamaAsyncMemError as exc:
         tell(Finding("server", "error", str(exc)))
 
@@ -168,24 +167,50 @@ async def _chat_finding(client: OllamaClient, llm: str, num_ctx: int | None) -> 
     """Compare the context with what a request for facts takes, of which the server would cut what is too much."""
     if not await client.models.has(llm):
         return _missing("chat model", llm, client.url)
-    trained = (await client.show(llm)).context_length
+    shown = await client.show(llm)
+    trained, own = shown.context_length, own_context(shown.parameters)
     if 0 < trained < _EXTRACTION_TOKENS:
-        message = f"{llm} has a context of {trained:,} tokens, extracting facts takes {_EXTRACTION_TOKENS:,}"
+        message = f"{llm} has a context of {trained:,} tokens, {_TAKES}"
         return Finding("chat model", "warning", message, "choose a model with a longer context: --llm NAME")
     if num_ctx and num_ctx < _EXTRACTION_TOKENS:
-        message = f"llm.num_ctx is {num_ctx:,}, extracting facts takes {_EXTRACTION_TOKENS:,} tokens"
+        message = f"llm.num_ctx is {num_ctx:,} tokens, {_TAKES}"
         return Finding("chat model", "warning", message, "raise it in the settings, or leave it out")
+    if not num_ctx and 0 < own < _EXTRACTION_TOKENS:
+        message = f"{llm} is set to a context of {own:,} tokens by its Modelfile, {_TAKES}"
+        return Finding("chat model", "warning", message, f"set llm.num_ctx to {_EXTRACTION_TOKENS} in the settings")
     size = f"a context of up to {trained:,} tokens" if trained else "a context of unknown length"
     return Finding("chat model", "ok", f"{llm} has {size}")
 
 
-async def _examine_gpu(client: OllamaClient, models: set[str], tell: Tell) -> None:
-    """How much of the models that are in use the GPU holds; what is not loaded cannot be told."""
-    names = {canonical(model) for model in models}
-    for model in await client.models.running():
+def _examine_context(model: RunningModel, tell: Tell) -> None:
+    """Short prompts are sent without a context, so that the one a model is loaded with must do."""
+    if 0 < model.context_length < _EXTRACTION_TOKENS:
+        message = f"{model.name} is loaded with one of {model.context_length:,} tokens, {_TAKES}"
+        advice = f"set llm.num_ctx to {_EXTRACTION_TOKENS} in the settings, or OLLAMA_CONTEXT_LENGTH where Ollama runs"
+        tell(Finding("context", "warning", message, advice))
+
+
+def _examine_gpu(models: list[RunningModel], tell: Tell) -> None:
+    """How much of the models that are in use the GPU holds."""
+    for model in models:
         message = f"{model.gpu_share:.0%} of {model.name} is in the GPU's memory"
-        if canonical(model.name) in names and model.gpu_share < 1:
+        if model.gpu_share < 1:
             advice = "what is not there is slow: use a smaller model or quantization, or a shorter context (num_ctx)"
             tell(Finding("GPU", "warning", message, advice))
-        elif canonical(model.name) in names:
+        else:
             tell(Finding("GPU", "ok", message))
+
+
+async def _examine_room(client: OllamaClient, contexts: dict[str, int], tell: Tell) -> None:
+    """Whether the models that are not loaded will fit; the server says how large they are, but not how much it has."""
+    installed = {canonical(info.name): info for info in await client.models.installed()}
+    needs = []
+    for name, num_ctx in contexts.items():
+        if (info := installed.get(name)) and info.size and not info.remote_host:
+            shown = await client.show(info.name)
+            context = num_ctx or own_context(shown.parameters) or DEFAULT_CONTEXT
+            needs.append(need_of(info, shown, min(context, shown.context_length or context)))
+    host = URL(client.url).host
+    free = await anyio.to_thread.run_sync(free_bytes) if is_loopback(host) else None
+    for finding in room_findings(needs, free, host):
+        tell(finding)

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["KEYS_HELP", "key_file", "keys"]
 
 KEYS_HELP = "The file of keys. Default: OLLAMA_ASYNC_MEM_KEYS, else one beside the store."
-_VARIABLE = "OLLAMA_ASYNC_MEM_KEYS"
-_File = Annotated[str | None, Parameter(name="--keys", env_var=_VARIABLE, help=KEYS_HELP)]
+_File = Annotated[str | None, Parameter(name="--keys", help=KEYS_HELP)]
 _Store = Annotated[str | None, Parameter(name="--store", help="The store whose keys are meant.")]
 
 keys = App(name="keys", help="The API keys of the server: who may use it from outside, and for whom.")
 
 
 def key_file(path: str | None, store: str | None) -> KeyFile:
-    """Return the file that is named, or the one that goes with the store."""
-    return KeyFile(path or default_key_file(load_settings(store=store).store))
+    """Return the file that is named, here or in the settings, or the one that goes with the store."""
+    settings = load_settings(store=store)
+    return KeyFile(path or settings.server.keys or default_key_file(settings.store))
 
 
 @keys.command

@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 
 from ollama_async_mem.cli.files import as_file, read_text
 from ollama_async_mem.cli.formats import FileFormat, is_own, recognised, without_bad
-from ollama_async_mem.cli.options import Json, Setup, Whose
+from ollama_async_mem.cli.options import Json, Owner, Setup, Whose
 from ollama_async_mem.cli.output import count_bar, note, plural, say, show_json
 from ollama_async_mem.cli.session import open_memory, open_offline
 from ollama_async_mem.cli.writing import queue, say_reasons
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["moving"]
 
 _ANYBODY = Whose()
+_UNSAID = Owner()
 _DEFAULT = Setup()
 _LOOK_BYTES = 4_096
 File: TypeAlias = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -70,7 +71,7 @@ def import_(
     skip_bad: Annotated[bool, Parameter(negative="")] = False,
     facts: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
-    whose: Whose = _ANYBODY,
+    whose: Owner = _UNSAID,
     setup: Setup = _DEFAULT,
 ) -> None:
     """Store what a file holds, with its dates. What was imported before is not stored again.
@@ -88,7 +89,7 @@ def import_(
     # Read before the event loop runs: Ctrl-C then ends a wait for standard input as it does everywhere.
     with as_file(file) as path:
         if format == "own" or (format == "auto" and is_own(_beginning(path))):
-            if whose.ids != _ANYBODY.ids:
+            if whose.ids != _UNSAID.ids:
                 raise ConfigError(
                     "a file of `export` says itself whose memories they are: leave --user, --agent, --run out"
                 )
@@ -119,7 +120,7 @@ def _beginning(path: str) -> bytes:
         raise ConfigError(f"cannot read {path}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
-def _of(addition: Addition, whose: Whose) -> Addition:
+def _of(addition: Addition, whose: Owner) -> Addition:
     """Say whose memory an addition is: what the options say, else what it says itself, else the default user's."""
     given = {name: value for name, value in whose.ids.items() if value is not None}
     merged = addition | given

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.records import Kind
 
-__all__ = ["Json", "Kinds", "Setup", "Which", "Who", "Whose", "json_object"]
+__all__ = ["Json", "Kinds", "Owner", "Server", "Setup", "Which", "Who", "Whose", "json_object"]
 
 _SETUP = Group("Store and models", sort_key=2)
 _WHO = Group("Whose memory", sort_key=1)
@@ -60,6 +60,22 @@ class Setup:
     "Use the embedded engine instead of Ollama; it runs as long as the command."
 
 
+@Parameter(name="*", group=Group("Server", sort_key=2))
+@dataclass(frozen=True)
+class Server:
+    """Which server, where stores have no part in it."""
+
+    host: str | None = None
+    "The Ollama server. Default: OLLAMA_HOST, else http://127.0.0.1:11434."
+    engine: Annotated[bool, Parameter(env_var="OLLAMA_ASYNC_MEM_ENGINE", negative="")] = False
+    "Use the embedded engine instead of Ollama; it runs as long as the command."
+
+    @property
+    def setup(self) -> Setup:
+        """The same as other commands have it."""
+        return Setup(host=self.host, engine=self.engine)
+
+
 class Ids(TypedDict):
     """The scope arguments of the library."""
 
@@ -103,6 +119,19 @@ class Whose:
     def ids(self) -> Ids:
         """The scope, as arguments of the library."""
         return {"user_id": self.user, "agent_id": self.agent, "run_id": self.run}
+
+
+@Parameter(name="*", group=_WHO)
+@dataclass(frozen=True)
+class Owner(Whose):
+    """Whose memories those become that are brought in."""
+
+    user: Annotated[str | None, Parameter(name=["--user", "-u"])] = None
+    "Whose they become. Default: what the file says, else me."
+    agent: str | None = None
+    "The agent whose they become."
+    run: str | None = None
+    "The run, or session, whose they become."
 
 
 class Conditions(TypedDict):

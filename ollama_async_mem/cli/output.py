@@ -82,9 +82,9 @@ def say(text: str = "", *, style: str = "", end: str = "\n") -> None:
     _out().print(Text(printable(text), style=style), end=end)
 
 
-def note(text: str, *, style: str = "dim") -> None:
-    """Say what is going on, apart from the results."""
-    _err().print(Text(printable(text), style=style))
+def note(text: str, *, style: str = "dim", wrap: bool = False) -> None:
+    """Say what is going on, apart from the results; with `wrap`, a terminal's lines end between words."""
+    _err().print(Text(printable(text), style=style), soft_wrap=not (wrap and sys.stderr.isatty()))
 
 
 def show_json(value: Any) -> None:

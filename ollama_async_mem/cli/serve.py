@@ -11,20 +11,19 @@ import signal
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio.to_thread
 from cyclopts import App, Group, Parameter
-from cyclopts.config import Env
 
 from ollama_async_mem.app import Memory
 from ollama_async_mem.cli.keys import KEYS_HELP, key_file
 from ollama_async_mem.cli.options import Setup
 from ollama_async_mem.cli.output import note
-from ollama_async_mem.cli.session import embedder_of, open_memory
+from ollama_async_mem.cli.session import embedder_of, open_memory, settings_of
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.server.audit import AUDIT_LOGGER
-from ollama_async_mem.server.settings import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_PROXY_PORT, ServerSettings
+from ollama_async_mem.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -35,73 +34,68 @@ __all__ = ["serve"]
 
 _NAMES = {"rest": "REST", "page": "page", "mcp": "MCP", "proxy": "Ollama with memory"}
 _REPEATED = Parameter(negative="")
-_DEFAULTS = ServerSettings()
 
-serve = App(
-    name="serve",
-    help="Serve REST, the web page, MCP, and an Ollama endpoint that remembers, until Ctrl-C.",
-    config=Env("OLLAMA_ASYNC_MEM_SERVER_", command=False),
-)
+serve = App(name="serve", help="Serve REST, the web page, MCP, and an Ollama endpoint that remembers, until Ctrl-C.")
 
 
 @Parameter(name="*", group=Group("Listening", sort_key=1))
 @dataclass(frozen=True)
 class Listening:
-    """Where it listens and which parts it has."""
+    """Where it listens and which parts it has; None is what the settings say."""
 
-    host: str = DEFAULT_HOST
-    "The address to listen on. Any other than the loopback's needs a key, see `keys create`."
-    port: int = DEFAULT_PORT
-    "The port of REST, page and MCP."
-    proxy_port: int = DEFAULT_PROXY_PORT
-    "The port of the Ollama endpoint that remembers."
-    rest: bool = True
-    "Serve REST."
-    page: bool = True
-    "Serve the web page, which needs REST."
-    mcp: bool = True
-    "Serve MCP."
-    proxy: bool = True
-    "Serve the Ollama endpoint that remembers."
-    allow_config: Annotated[bool, Parameter(negative="")] = False
-    "Let admins change settings while it runs."
+    host: str | None = None
+    "The address to listen on. Any other than the loopback's needs a key, see `keys create`. Default: 127.0.0.1."
+    port: int | None = None
+    "The port of REST, page and MCP. Default: 11436."
+    proxy_port: int | None = None
+    "The port of the Ollama endpoint that remembers. Default: 11435."
+    rest: bool | None = None
+    "Serve REST. Default: true."
+    page: bool | None = None
+    "Serve the web page, which needs REST. Default: true."
+    mcp: bool | None = None
+    "Serve MCP. Default: true."
+    proxy: bool | None = None
+    "Serve the Ollama endpoint that remembers. Default: true."
+    allow_config: bool | None = None
+    "Let admins change settings while it runs. Default: false."
     tls_cert: str | None = None
     "File with the certificates for https."
     tls_key: str | None = None
     "File with their key, where it is another one."
-    base_path: str = ""
+    base_path: str | None = None
     "Where a reverse proxy shows this server, such as /memory."
 
 
 @Parameter(name="*", group=Group("Trust and limits", sort_key=2))
 @dataclass(frozen=True)
 class Trust:
-    """Whom it trusts, and how much it takes."""
+    """Whom it trusts, and how much it takes; None is what the settings say."""
 
-    allow_host: Annotated[tuple[str, ...], _REPEATED] = ()
+    allow_host: Annotated[tuple[str, ...] | None, _REPEATED] = None
     "A name of this server besides its address, as a reverse proxy or a container uses it."
-    allow_origin: Annotated[tuple[str, ...], _REPEATED] = ()
+    allow_origin: Annotated[tuple[str, ...] | None, _REPEATED] = None
     "A page of another server that may use this one, such as https://notes.example.org."
-    trusted_proxy: Annotated[tuple[str, ...], _REPEATED] = ()
+    trusted_proxy: Annotated[tuple[str, ...] | None, _REPEATED] = None
     "Address or network of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed."
-    body_bytes: int = _DEFAULTS.body_bytes
-    "The largest body of a request."
-    proxy_body_bytes: int = _DEFAULTS.proxy_body_bytes
-    "The same for the Ollama endpoint, where images come in."
-    requests_per_minute: int = _DEFAULTS.requests_per_minute
-    "Requests of one key in a minute."
-    concurrency: int = _DEFAULTS.concurrency
-    "Requests at once, in all."
-    concurrency_per_key: int = _DEFAULTS.concurrency_per_key
-    "Requests at once of one key."
-    head_s: float = _DEFAULTS.head_s
-    "How long the head of a request may take to arrive."
-    body_s: float = _DEFAULTS.body_s
-    "How long its body may take."
-    keep_alive_s: int = _DEFAULTS.keep_alive_s
-    "How long a connection may be idle."
-    deadline_s: float = _DEFAULTS.deadline_s
-    "How long answers may go on when the server ends."
+    body_bytes: int | None = None
+    "The largest body of a request. Default: 10000000."
+    proxy_body_bytes: int | None = None
+    "The same for the Ollama endpoint, where images come in. Default: 100000000."
+    requests_per_minute: int | None = None
+    "Requests of one key in a minute. Default: 6000."
+    concurrency: int | None = None
+    "Requests at once, in all. Default: 1024."
+    concurrency_per_key: int | None = None
+    "Requests at once of one key. Default: 256."
+    head_s: float | None = None
+    "How many seconds the head of a request may take to arrive. Default: 10."
+    body_s: float | None = None
+    "How many its body may take. Default: 60."
+    keep_alive_s: int | None = None
+    "How many seconds a connection may be idle. Default: 75."
+    deadline_s: float | None = None
+    "How many seconds answers may go on when the server ends. Default: 10."
 
 
 @Parameter(name="*", group=Group("Store and models", sort_key=3))
@@ -132,23 +126,25 @@ async def serve_all(
     listening: Listening = Listening(),
     trust: Trust = Trust(),
     works: Works = Works(),
-    keys: Annotated[str | None, Parameter(env_var="OLLAMA_ASYNC_MEM_KEYS", help=KEYS_HELP)] = None,
+    keys: Annotated[str | None, Parameter(help=KEYS_HELP)] = None,
     audit_log: str | None = None,
 ) -> None:
-    """Serve until Ctrl-C. Each option can also be set as OLLAMA_ASYNC_MEM_SERVER_ and its name, in capitals with _.
+    """Serve until Ctrl-C. Options stand in the section `server` of the settings file too, see `config init`.
 
-    The first Ctrl-C lets answers finish that are under way; the second one leaves at once, which loses nothing that
-    was stored.
+    Those under "Listening" and "Trust and limits" are also variables: OLLAMA_ASYNC_MEM_SERVER_PORT, and so on. The
+    first Ctrl-C lets answers finish that are under way; the second one leaves at once, which loses nothing that was
+    stored.
 
     Args:
         audit_log: File for a line of JSON for each change: who and what, but no text. Default: standard error.
     """
-    settings = ServerSettings(**asdict(listening), **asdict(trust))
+    configured = (await settings_of(works.setup)).server
+    settings = ServerSettings(**configured.given | _given(listening) | _given(trust))
     from ollama_async_mem.server.serve import parts_of, require_extras, serving  # noqa: PLC0415 - needs the extra
 
     require_extras(settings)
     file = await anyio.to_thread.run_sync(key_file, keys, works.store)
-    with _audit_to(audit_log), _signals() as told_to_end:
+    with _audit_to(audit_log or configured.audit_log), _signals() as told_to_end:
         async with (
             _memory(works.setup) as memory,
             serving(partial(parts_of, memory, settings), settings, file) as running,
@@ -156,6 +152,10 @@ async def serve_all(
             note(_ready_line(running))
             await told_to_end.wait()
             note(f"ending: answers have {settings.deadline_s:g} s to finish, Ctrl-C leaves at once")
+
+
+def _given(options: Listening | Trust) -> dict[str, Any]:
+    return {name: value for name, value in asdict(options).items() if value is not None}
 
 
 @asynccontextmanager

@@ -16,6 +16,8 @@ from ollama_async_mem.config import load_settings, settings_file
 from ollama_async_mem.connect import connect
 from ollama_async_mem.errors import ConfigError
 from ollama_async_mem.memory.weights import RankingWeights
+from ollama_async_mem.server.keys import default_key_file
+from ollama_async_mem.server.settings import ServerSettings
 from ollama_async_mem.stores import open_store
 
 if TYPE_CHECKING:
@@ -53,7 +55,13 @@ def _values(loaded: Settings) -> dict[str, Any]:
     own = msgspec.structs.asdict(loaded.memory)
     weights = RankingWeights(**own.pop("weights").given)
     values |= {f"memory.{field}": value for field, value in own.items()}
-    return values | {f"memory.weights.{name}": value for name, value in msgspec.structs.asdict(weights).items()}
+    values |= {f"memory.weights.{name}": value for name, value in msgspec.structs.asdict(weights).items()}
+    own_files = {
+        "keys": loaded.server.keys or str(default_key_file(loaded.store)),
+        "audit_log": loaded.server.audit_log,
+    }
+    served = msgspec.structs.asdict(ServerSettings()) | loaded.server.given | own_files
+    return values | {f"server.{name}": value for name, value in served.items()}
 
 
 def _origin(loaded: Settings, name: str) -> str:
@@ -69,6 +77,7 @@ def check(file: str | None = None, /, *, json: Json = False) -> None:
     """
     loaded = load_settings(os.environ if file is None else {}, config=file)
     open_store(loaded.store)
+    ServerSettings(**loaded.server.given)
     for model in (loaded.llm, loaded.embedder):
         connect(model)
     name = file or settings_file()

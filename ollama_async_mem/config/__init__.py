@@ -5,6 +5,7 @@ from __future__ import annotations
 from ollama_async_mem.config.behaviour import MemoryConfig, WeightsConfig
 from ollama_async_mem.config.files import load_config
 from ollama_async_mem.config.models import ConnectionConfig, EmbedderConfig, OllamaConfig
+from ollama_async_mem.config.server import ServerConfig
 from ollama_async_mem.config.settings import (
     DEFAULT_EMBEDDER,
     DEFAULT_LLM,
@@ -22,6 +23,7 @@ __all__ = [
     "EmbedderConfig",
     "MemoryConfig",
     "OllamaConfig",
+    "ServerConfig",
     "Settings",
     "WeightsConfig",
     "data_folder",

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ollama_async_mem.config.behaviour import MemoryConfig
-from ollama_async_mem.config.checks import Place, require_mapping, unknown_key, wrong_value
+from ollama_async_mem.config.checks import Place, checked, require_mapping, unknown_key, wrong_value
 from ollama_async_mem.config.models import ConnectionConfig, EmbedderConfig, OllamaConfig
+from ollama_async_mem.config.server import ServerConfig
 from ollama_async_mem.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["flattened", "load_config", "read_settings"]
 _QUOTED = re.compile(r"\b(alias|anchor|handle|tag) '.*", re.DOTALL)  # what a secret with * & ! in front is to YAML
 _MOST_BYTES = 64 * 1024
 _SECTIONS: dict[str, type[ConnectionConfig]] = {"llm": OllamaConfig, "embedder": EmbedderConfig}
-_KEYS = ("store", "host", *_SECTIONS, "memory")
+_KEYS = ("store", "host", *_SECTIONS, "memory", "server")
 _INSTEAD = {
     "vector_store": "name the one file of all memories by 'store', such as sqlite:///memory.db",
     "history_db_path": "name the one file of all memories by 'store', such as sqlite:///memory.db",
@@ -39,8 +40,8 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str,
     """Read settings from a YAML or JSON file (by its suffix), or take a mapping, and check them.
 
     The shape is `{"llm": {"provider": "ollama", "config": {...}}, "embedder": {...}, "store": ..., "host": ...,
-    "memory": {...}}`, where the keys of `config` are those of `OllamaConfig` and `EmbedderConfig`, and those of
-    `memory` are of `MemoryConfig`. All are optional.
+    "memory": {...}, "server": {...}}`, where the keys of `config` are those of `OllamaConfig` and `EmbedderConfig`,
+    those of `memory` are of `MemoryConfig`, and those of `server` of `ServerConfig`. All are optional.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown or a value cannot be; says where.
@@ -82,10 +83,15 @@ def flattened(settings: Mapping[Any, Any], name: str) -> dict[str, Any]:
 
 
 def _flattened(key: str, value: object, place: Place) -> dict[str, Any]:
-    if key not in _SECTIONS and key != "memory":
-        return {key: _text(value, f"{place.file}{key}")}
     inside = place.inside(key)
-    values = MemoryConfig.flattened(value, inside) if key == "memory" else _section(value, _SECTIONS[key], inside)
+    if key == "memory":
+        values = MemoryConfig.flattened(value, inside)
+    elif key == "server":
+        values = checked(ServerConfig, value, inside)
+    elif key in _SECTIONS:
+        values = _section(value, _SECTIONS[key], inside)
+    else:
+        return {key: _text(value, f"{place.file}{key}")}
     return {f"{key}.{field}": given for field, given in values.items()}
 
 

@@ -12,6 +12,7 @@ import msgspec
 from ollama_async_mem.config.behaviour import MemoryConfig, WeightsConfig
 from ollama_async_mem.config.files import flattened, read_settings
 from ollama_async_mem.config.models import EmbedderConfig, OllamaConfig
+from ollama_async_mem.config.server import ServerConfig
 from ollama_async_mem.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ _ENVIRONMENT = {
     "OLLAMA_HOST": "host",
 }
 _BEHAVIOUR = {f"OLLAMA_ASYNC_MEM_{name.upper()}": name for name in MemoryConfig.__struct_fields__}
+_SERVER = {
+    **{f"OLLAMA_ASYNC_MEM_SERVER_{name.upper()}": name for name in ServerConfig.__struct_fields__},
+    "OLLAMA_ASYNC_MEM_KEYS": "keys",  # which the commands on keys read too
+}
 # A model's own sampling parameters suit a conversation better than those of `OllamaConfig()`, made for extraction.
 _DEFAULTS = {
     "llm.model": DEFAULT_LLM,
@@ -52,7 +57,7 @@ _SERVERS = ("llm.ollama_base_url", "embedder.ollama_base_url")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Which store, models and servers a memory uses, and how it works.
+    """Which store, models and servers a memory uses, how it works, and how it is served.
 
     `origins` tells where a value comes from, by its dotted name such as "llm.model": "default", the path of the file,
     "mapping", a variable of the environment, or "argument". What is not in it is the default of its class.
@@ -62,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     llm: OllamaConfig
     embedder: EmbedderConfig
     memory: MemoryConfig = MemoryConfig()
+    server: ServerConfig = ServerConfig()
     origins: dict[str, str] = {}
 
 
@@ -91,6 +97,7 @@ def load_settings(
         (variable, _for_both({_ENVIRONMENT[variable]: text})) for variable, text in _set(_ENVIRONMENT, environment)
     ]
     layers += [(variable, _behaviour(variable, text)) for variable, text in _set(_BEHAVIOUR, environment)]
+    layers += [(variable, _server(variable, text)) for variable, text in _set(_SERVER, environment)]
     layers.append(("argument", _named(arguments)))
     return _merged(layers)
 
@@ -109,6 +116,11 @@ def _set(variables: Iterable[str], environment: Mapping[str, str]) -> Iterator[t
 def _behaviour(variable: str, text: str) -> dict[str, Any]:
     values = MemoryConfig.of_variable(variable, _BEHAVIOUR[variable], text)
     return {f"memory.{name}": value for name, value in values.items()}
+
+
+def _server(variable: str, text: str) -> dict[str, Any]:
+    values = ServerConfig.of_variable(variable, _SERVER[variable], text)
+    return {f"server.{name}": value for name, value in values.items()}
 
 
 def _named(arguments: Mapping[str, str | None]) -> dict[str, Any]:
@@ -145,6 +157,7 @@ def _merged(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> Settings:
         llm=OllamaConfig(**_under("llm.", values)),
         embedder=EmbedderConfig(**_under("embedder.", values)),
         memory=MemoryConfig(**own, weights=weights),
+        server=ServerConfig(**_under("server.", values)),
         origins=origins,
     )
 

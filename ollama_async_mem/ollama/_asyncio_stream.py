@@ -40,7 +40,7 @@ class AsyncioStream(asyncio.Protocol, ByteStream):
         self._room: asyncio.Future[None] | None = None
         self._hurried = _MOST_HURRIED
         self.offer: Callable[[bytes], bool] | None = None
-        """Is shown what comes while `receive` waits; where it takes that, `receive` goes on waiting."""
+        """Is shown what comes while `receive` waits, which goes on waiting where this takes it."""
 
     @classmethod
     async def connect(cls, address: str, port: int) -> AsyncioStream:

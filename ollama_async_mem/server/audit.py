@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from ollama_async_mem.server.keys import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +18,8 @@ __all__ = ["AUDIT_LOGGER", "Audit", "audit_of", "write_line"]
 
 AUDIT_LOGGER = "ollama_async_mem.audit"
 _log = logging.getLogger(AUDIT_LOGGER)
+_KEY = re.compile(rf"{PREFIX}[\w-]+")
+_MOST_LETTERS = 256
 _encode = msgspec.json.Encoder().encode
 
 

@@ -234,7 +234,11 @@ class KeyRing:
     async def is_good(self, key: Key | None) -> bool:
         """Tell whether a key that was found is still as it was; of None, whether no key is needed still."""
         await self.refresh()
-        return self._keys.get(key.id) == key if key else not self.is_needed
+        return self._holds(key)
+
+    def is_good_now(self, key: Key | None) -> bool:
+        """Tell the same without a look at the file; False where one is due."""
+        return time.monotonic() - self._looked_at < _FRESH_S and self._holds(key)
 
     @property
     def has_active(self) -> bool:
@@ -246,11 +250,16 @@ class KeyRing:
         """Where the keys lie."""
         return self._file.path
 
+    def _holds(self, key: Key | None) -> bool:
+        return self._keys.get(key.id) == key if key else not self.is_needed
+
     def _version_now(self) -> tuple[int, ...]:
         try:
             found = self._file.path.stat()
-        except OSError:
+        except FileNotFoundError:
             return ()
+        except OSError:
+            return (-1,)  # there is something: reading it says what is wrong
         return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
 
 

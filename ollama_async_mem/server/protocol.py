@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ollama_async_mem.server.request import WRITE_NOW
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from ollama_async_mem.server.settings import ServerSettings
 
 __all__ = ["WRITE_NOW", "limited_protocol"]
-
-WRITE_NOW = "ollama_async_mem.write_now"
-"""The ASGI extension that writes a piece of an answer that has begun, without a task; False where it has to wait."""
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"

@@ -136,7 +136,7 @@ def _mcp(memory: Memory) -> AsgiApp:
     """The SDK takes longer to import than all the rest, so that is left to the first who asks."""
 
     def make() -> AsgiApp:
-        from ollama_async_mem.server.mcp import mcp_app  # type: ignore[import-not-found]  # noqa: PLC0415 - as above
+        from ollama_async_mem.server.mcp import mcp_app  # noqa: PLC0415 - as above
 
         app: AsgiApp = mcp_app(memory)
         return app
@@ -145,7 +145,7 @@ def _mcp(memory: Memory) -> AsgiApp:
 
 
 def _proxy(memory: Memory) -> AsgiApp:
-    from ollama_async_mem.server.proxy import proxy_app  # type: ignore[import-not-found]  # noqa: PLC0415 - if on
+    from ollama_async_mem.server.proxy import proxy_app  # noqa: PLC0415 - if on
 
     app: AsgiApp = proxy_app(memory, memory.client.url)
     return app

@@ -16,7 +16,7 @@ from fakes import Reply, ScriptedOllama, error, refusing_port
 from ollama_async_mem.cli.main import FAILED, USAGE, build, run
 from ollama_async_mem.engine import serve
 
-from .calls import ran
+from .calls import ran, said
 
 if TYPE_CHECKING:
     from pytest import CaptureFixture, MonkeyPatch  # noqa: PT013
@@ -346,3 +346,18 @@ def test_errors_that_are_no_text_are_json_too(ollama: ScriptedOllama, capsys: Ca
     """Arguments that are not UTF-8 do not break the report of what is wrong with them."""
     assert run(["models", "list", "--host", "http://\udcff", "--json"]) in {FAILED, USAGE}
     assert "message" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_help_is_for_newcomers(capsys: CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command has its place in a group, fits 80 columns, and shows no default that says nothing."""
+    monkeypatch.setenv("COLUMNS", "80")
+    out, _ = said(capsys, "--help")
+    assert "\u256d\u2500 Commands" not in out  # where those without a group stand
+    assert "\u256d\u2500 Memories" in out
+    for name in (name for name in build() if not name.startswith("-")):
+        shown, _ = said(capsys, name, "--help")
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "[default: False]" not in shown
+        assert "None]" not in shown
+    assert "--store" not in said(capsys, "models", "show", "--help")[0]  # it has no part in it
+    assert "everyone" not in said(capsys, "import", "--help")[0]

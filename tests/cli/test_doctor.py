@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ import pytest
 from fakes import Reply, ScriptedOllama, refusing_port
 
 from ollama_async_mem.cli.main import FAILED, run
+from ollama_async_mem.cli.room import context_bytes, free_bytes, need_of, room_findings
 from ollama_async_mem.config import load_settings
+from ollama_async_mem.ollama.schema import ModelDetails, ModelInfo, ShowResponse
 
 from .calls import ran, said
 from .test_terminal import Terminal
@@ -34,18 +37,26 @@ def examined(capsys: CaptureFixture[str], *arguments: str, code: int = 0) -> dic
     return {f["what"]: (f["status"], f"{f['message']} {f['advice']}") for f in found["findings"]}
 
 
-def test_all_is_well(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+@pytest.fixture
+def free(monkeypatch: MonkeyPatch) -> list[int | None]:
+    """How much memory the machine has free, as long as a test lasts."""
+    bytes_: list[int | None] = [64_000_000_000]
+    monkeypatch.setattr("ollama_async_mem.cli.doctor.free_bytes", lambda: bytes_[0])
+    return bytes_
+
+
+def test_all_is_well(ollama: ScriptedOllama, capsys: CaptureFixture[str], free: list[int | None]) -> None:
     """Each thing is said to be well, before and after the store is there."""
     found = examined(capsys)
     assert {what: status for what, (status, _) in found.items()} == dict.fromkeys(
-        ("store", "server", "embedder", "chat model"), "ok"
+        ("store", "server", "embedder", "chat model", "memory"), "ok"
     )
     assert "not there yet" in found["store"][1]
     assert "0.32.15" in found["server"][1]
     ran(capsys, "add", "hello")
     ollama.enqueue("GET /api/ps", Reply(json={"models": [loaded("llama3.2:latest")]}), repeat=True)
     out, _ = said(capsys, "doctor")
-    assert out.count("ok  ") == len(out.splitlines()) == 7
+    assert out.count("ok  ") == len(out.splitlines()) == 8
     assert "100% of llama3.2" in out
 
 
@@ -90,6 +101,100 @@ def test_contexts_and_versions_that_are_too_small(ollama: ScriptedOllama, capsys
     assert [found[what][0] for what in ("server", "chat model", "GPU")] == ["warning"] * 3
     assert "2,048" in found["chat model"][1]
     assert "25% of llama3.2" in found["GPU"][1]
+
+
+LLAMA = {
+    "general.architecture": "llama",
+    "llama.context_length": 131_072,
+    "llama.embedding_length": 256,
+    "llama.block_count": 28,
+    "llama.attention.head_count": 24,
+    "llama.attention.head_count_kv": 8,
+    "llama.attention.key_length": 128,
+    "llama.attention.value_length": 128,
+}
+
+
+def memory_findings(capsys: CaptureFixture[str], *arguments: str) -> list[tuple[str, str]]:
+    """Status, and message with advice, of what is said of memory."""
+    found = [f for f in ran(capsys, "doctor", *arguments)["findings"] if f["what"] == "memory"]
+    return [(f["status"], f"{f['message']} {f['advice']}") for f in found]
+
+
+def test_models_that_do_not_fit(ollama: ScriptedOllama, capsys: CaptureFixture[str], free: list[int | None]) -> None:
+    """Files and contexts are compared with the memory that is free; what is loaded, elsewhere or unknown is not."""
+    details = {"model_info": LLAMA, "details": {"quantization_level": "F16"}}
+    ollama.enqueue("POST /api/show", Reply(json=details), repeat=True)
+    llm, embedder = memory_findings(capsys)
+    assert llm[0] == embedder[0] == "ok"
+    assert "takes about 2.5 GB: 2.0 GB in Q4_K_M and 469.8 MB for a context of 4,096 tokens; 64.0 GB are free" in llm[1]
+    free[0] = 4_000_000_000
+    assert [status for status, _ in memory_findings(capsys)] == ["ok", "ok", "warning"]
+    assert "about 5.0 GB together" in memory_findings(capsys)[2][1]
+    free[0] = 2_100_000_000
+    status, text = memory_findings(capsys)[0]
+    assert (status, "use a smaller model" in text, "quantization," in text) == ("warning", True, False)
+    ollama.enqueue("GET /api/ps", Reply(json={"models": [loaded("llama3.2:latest")]}), repeat=True)
+    assert len(memory_findings(capsys)) == 1
+    free[0] = None
+    assert "cannot be told" in memory_findings(capsys)[0][1]
+
+
+def test_what_to_do_about_a_model_that_does_not_fit() -> None:
+    """A quantization with more bits than needed, and a context that is most of it, can be smaller."""
+    info = ModelInfo(name="m", size=8_000_000_000, details=ModelDetails(quantization_level="F16"))
+    (found,) = room_findings([need_of(info, ShowResponse(model_info=LLAMA), 131_072)], 1_000_000_000, "here")
+    assert found.advice.endswith(
+        "use a smaller model, or a smaller quantization, Q4_K_M takes about 2.4 GB, "
+        "or a shorter context, llm.num_ctx in the settings"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, 28 * 8 * 256 * 2),
+        ({"attention.head_count_kv": [8, 0] * 14}, 14 * 8 * 256 * 2),
+        ({"attention.key_length": None, "attention.value_length": None}, 28 * 8 * 20 * 2),
+        ({"attention.head_count_kv": None}, 28 * 24 * 256 * 2),
+        ({"block_count": None}, 0),
+        ({"attention.head_count": "x", "attention.key_length": None}, 0),
+        ({"attention.head_count": None, "attention.head_count_kv": None}, 0),
+    ],
+)
+def test_what_a_token_of_context_takes(changed: dict[str, Any], expected: int) -> None:
+    """Two values of 16 bits for each layer and head; nothing is said where the server does not tell."""
+    assert context_bytes(LLAMA | {f"llama.{name}": value for name, value in changed.items()}) == expected
+    assert context_bytes({}) == 0
+
+
+def test_free_memory(tmp_path: Path) -> None:
+    """As Linux tells it, None elsewhere."""
+    path = tmp_path / "meminfo"
+    assert free_bytes(str(path)) is None
+    path.write_text("MemTotal:  9 kB\nMemFree:  1 kB\nMemAvailable:       2 kB\n")
+    assert free_bytes(str(path)) == 2048
+    path.write_text("nothing")
+    assert free_bytes(str(path)) is None
+
+
+@pytest.mark.parametrize("num_ctx", [None, 8192])
+def test_contexts_that_cut_prompts(
+    ollama: ScriptedOllama, capsys: CaptureFixture[str], tmp_path: Path, monkeypatch: MonkeyPatch, num_ctx: int | None
+) -> None:
+    """That of the Modelfile, and that with which a server has loaded the model; the settings win over both."""
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"llm": {"config": {"num_ctx": num_ctx}}}))
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_CONFIG", str(path))
+    details = {"parameters": "num_ctx   2048", "model_info": LLAMA}
+    ollama.enqueue("POST /api/show", Reply(json=details), repeat=True)
+    running = loaded("llama3.2:latest") | {"context_length": 2048}
+    ollama.enqueue("GET /api/ps", Reply(json={"models": [running]}), repeat=True)
+    found = examined(capsys)
+    assert found["chat model"][0] == ("ok" if num_ctx else "warning")
+    assert ("context" in found) is not bool(num_ctx)
+    assert num_ctx or "2,048 tokens by its Modelfile" in found["chat model"][1]
+    assert num_ctx or "OLLAMA_CONTEXT_LENGTH" in found["context"][1]
 
 
 def test_a_damaged_store(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:

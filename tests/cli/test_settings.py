@@ -12,8 +12,9 @@ import yaml
 from fakes import ScriptedOllama
 
 from ollama_async_mem.cli.main import USAGE, run
-from ollama_async_mem.config import EmbedderConfig, MemoryConfig, OllamaConfig, load_config, load_settings
+from ollama_async_mem.config import EmbedderConfig, MemoryConfig, OllamaConfig, ServerConfig, load_config, load_settings
 from ollama_async_mem.memory.weights import RankingWeights
+from ollama_async_mem.server.settings import ServerSettings
 
 from .calls import ran, said
 
@@ -108,10 +109,69 @@ def test_the_first_file_has_every_setting() -> None:
     text = files("ollama_async_mem.cli").joinpath("settings.yaml").read_text()
     settings = yaml.safe_load(re.sub(r"^( *)# (?=[a-z_]+:)", r"\1", text, flags=re.MULTILINE))
     load_config(settings)
-    assert set(settings) == {"store", "host", "llm", "embedder", "memory"}
+    assert set(settings) == {"store", "host", "llm", "embedder", "memory", "server"}
     assert set(settings["llm"]["config"]) == set(OllamaConfig.__struct_fields__)
     assert set(settings["embedder"]["config"]) == set(EmbedderConfig.__struct_fields__)
+    served = settings["server"]
+    assert set(served) == set(ServerConfig.__struct_fields__)
+    named = {name: served.pop(name) for name in ("tls_cert", "tls_key", "keys", "audit_log")}
+    assert all(named.values())
+    assert ServerSettings(**load_settings({}, config={"server": served}).server.given) == ServerSettings()
     works = settings["memory"]
     assert set(works) == set(MemoryConfig.__struct_fields__)
     assert works.pop("weights") == msgspec.structs.asdict(RankingWeights())
     assert load_settings({}, config={"memory": works | {"prompt": None}}).memory == MemoryConfig()
+
+
+def test_the_server_is_told_by_options_variables_and_the_file(
+    capsys: CaptureFixture[str], tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """In that order, and `config show` says which; `config check` sees what does not fit together."""
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"server": {"port": 1, "proxy_port": 2, "allow_host": ["a"], "keys": "k.json"}}))
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_CONFIG", str(path))
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_SERVER_PROXY_PORT", "3")
+    settings = ran(capsys, "config", "show")["settings"]
+    assert settings["server.port"] == {"value": 1, "from": str(path)}
+    assert settings["server.proxy_port"] == {"value": 3, "from": "OLLAMA_ASYNC_MEM_SERVER_PROXY_PORT"}
+    assert settings["server.allow_host"] == {"value": ["a"], "from": str(path)}
+    assert settings["server.head_s"] == {"value": 10.0, "from": "default"}
+    assert settings["server.keys"] == {"value": "k.json", "from": str(path)}
+    assert ran(capsys, "config", "check")["right"]
+    path.write_text('{"server": {"tls_key": "key.pem"}}')
+    assert "tls_cert" in said(capsys, "config", "check", code=USAGE)[1]
+    path.write_text('{"server": {"port": 70000}}')
+    assert "server.port cannot be 70000" in said(capsys, "config", "check", code=USAGE)[1]
+
+
+def test_options_of_serve_win(monkeypatch: MonkeyPatch, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+    """Over variables, which win over the file; with no part left it says so before anything is opened."""
+    path = tmp_path / "settings.json"
+    path.write_text('{"server": {"rest": false, "mcp": true, "proxy": true}}')
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_CONFIG", str(path))
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_SERVER_MCP", "false")
+    assert "at least one of rest" in said(capsys, "serve", "--no-proxy", code=USAGE)[1]
+    assert not (tmp_path / "memory.db").exists()
+
+
+def test_the_help_of_serve_says_the_defaults(capsys: CaptureFixture[str], monkeypatch: MonkeyPatch) -> None:
+    """Those that the settings of the server have."""
+    monkeypatch.setenv("COLUMNS", "400")
+    out = said(capsys, "serve", "--help")[0]
+    for name, value in msgspec.structs.asdict(ServerSettings()).items():
+        flag = f"--{name.replace('_', '-')}"
+        if value not in ("", (), None) and f" {flag} " in out:
+            (line,) = (line for line in out.splitlines() if f" {flag} " in line)
+            default = f"{value:g}" if isinstance(value, float) else str(value).lower()
+            assert f"Default: {default}." in line, line
+
+
+def test_keys_lie_where_the_settings_say(capsys: CaptureFixture[str], tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """The commands on keys and `serve` mean the same file."""
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"server": {"keys": str(tmp_path / "mine.json")}}))
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_CONFIG", str(path))
+    ran(capsys, "keys", "create", "phone")
+    assert (tmp_path / "mine.json").exists()
+    monkeypatch.setenv("OLLAMA_ASYNC_MEM_KEYS", str(tmp_path / "other.json"))
+    assert ran(capsys, "keys", "list")["keys"] == []

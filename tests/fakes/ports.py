@@ -18,7 +18,8 @@ def bound_socket(port: int = 0, host: str = LOOPBACK) -> socket.socket:
     With SO_REUSEADDR on both, a second one may be bound to the same port and listen.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named because asyncio turns Nagle's algorithm off only where it is, as Go does for Ollama.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((host, port))
     return sock

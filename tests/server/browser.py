@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from fakes import ScriptedOllama
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from playwright.async_api import Browser, ConsoleMessage, Page, Response
+    from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response
 
 # Read when this is imported: the tests run without variables of this name.
 BROWSER = os.environ.get("OLLAMA_ASYNC_MEM_BROWSER")
@@ -34,13 +35,15 @@ WAIT_MS = 8_000
 
 
 def require_browser() -> None:
-    """Skip where there is no browser; where CI names one, that is a failure."""
+    """Skip a module where there is no browser; where CI names one, that is a failure."""
     missing = "playwright" if not find_spec("playwright") else "chromium" if not _PATH else ""
     if not missing:
         return
     if os.environ.get("CI") == "true" and BROWSER:
         pytest.fail(f"{missing} is missing, and CI is to test the page")
-    pytest.skip(f"{missing} is not installed: 'pip install playwright' and a Chromium test the page")
+    pytest.skip(
+        f"{missing} is not installed: 'pip install playwright' and a Chromium test the page", allow_module_level=True
+    )
 
 
 @asynccontextmanager
@@ -90,10 +93,12 @@ class Site:
     ollama: ScriptedOllama
     model: Model
     complaints: list[str] = field(default_factory=list)
+    contexts: list[BrowserContext] = field(default_factory=list)
 
     async def open(self, browser: Browser, *, at: str = "/", **options: Any) -> Page:
         """A new tab with a profile of its own, with the page in it."""
         context = await browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        self.contexts.append(context)
         context.set_default_timeout(WAIT_MS)
         page = await context.new_page()
         page.on("console", self._on_console)
@@ -101,6 +106,11 @@ class Site:
         page.on("response", self._on_response)
         await page.goto(self.url + at)
         return page
+
+    async def close(self) -> None:
+        """Close all that was opened."""
+        for context in self.contexts:
+            await context.close()
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type == "error" and not message.text.startswith("Failed to load resource"):
@@ -118,5 +128,9 @@ async def site(folder: Path, **options: Any) -> AsyncIterator[Site]:
     async with ScriptedOllama() as ollama:
         ollama.settings.answer = model
         memory = Memory(folder / "memory.db", host=ollama.url, **{"extract_here": False, **options})
-        async with memory, running(rest_app(memory, allow_config=True)) as url:
-            yield Site(url, memory, ollama, model)
+        stopping = anyio.Event()
+        async with memory, running(rest_app(memory, allow_config=True, stopping=stopping)) as url:
+            here = Site(url, memory, ollama, model)
+            yield here
+            await here.close()
+            stopping.set()

@@ -50,6 +50,7 @@ class Small:
         told = {
             "app": self.name,
             "path": scope["path"],
+            "raw_path": scope["raw_path"].decode(),
             "principal": msgspec.to_builtins(principal_of(scope)),
             "headers": [name.decode() for name, _ in scope["headers"]],
             "client": scope["client"][0],

@@ -69,17 +69,17 @@ class _Proxy:
         require_allowed(scope, target)
         asked, body = await _read(scope, target, upload)
         if asked is not None and body is not None:
-            await self._chat(asked, body, target, scope, receive, send)
+            await self._chat(asked, body, target=target, scope=scope, receive=receive, send=send)
         else:
             audit_of(scope).changes &= not target.is_for_all
             content = upload if body is None else body
             await relay(self._upstream, scope, receive, send, path=target.raw, content=content)
 
     async def _chat(
-        self, asked: Asked, body: bytes, target: Target, scope: AsgiScope, receive: Receive, send: Send
+        self, asked: Asked, body: bytes, *, target: Target, scope: AsgiScope, receive: Receive, send: Send
     ) -> None:
         ids, asked_at, copy = ids_of(scope, target, self._default_user), datetime.now(UTC), Copy()
-        recalled = await self._remembering.recall(asked, ids)
+        known = await self._remembering.recall(asked, ids)
         try:
             await relay(
                 self._upstream,
@@ -87,9 +87,9 @@ class _Proxy:
                 receive,
                 send,
                 path=target.raw,
-                content=asked.write(recalled.text) if recalled.text else body,
+                content=asked.write(known.text) if known.text else body,
                 without=_PLAIN_ANSWER,
-                headers=recalled.headers,
+                headers=known.headers,
                 copy=copy,
             )
         finally:

@@ -10,9 +10,9 @@ import msgspec
 
 from ollama_async_mem.errors import OllamaError
 from ollama_async_mem.server.problems import problem
+from ollama_async_mem.server.protocol import WRITE_NOW
 from ollama_async_mem.server.proxy.answers import MOST_BYTES, answer_of
 from ollama_async_mem.server.proxy.upstream import response_headers
-from ollama_async_mem.server.protocol import WRITE_NOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ollama_async_mem.memory.context import LEAST_SCORE, line, memory_block, pack
+from ollama_async_mem.memory.context import memory_block
 from ollama_async_mem.records import Message
 
 if TYPE_CHECKING:
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from ollama_async_mem.server.proxy.asked import Asked
     from ollama_async_mem.server.proxy.relay import Copy
 
-__all__ = ["Recalled", "Remembering"]
+__all__ = ["Known", "Remembering"]
 
 RECALL_S = 2.0
 REMEMBER_S = 30.0
-MOST_TOKENS = 800
-_MOST_HITS = 50
 _MOST_IDS = 20
 _MOST_WAITING = 256
 _SYSTEM_S = 300.0
@@ -34,7 +32,7 @@ _MOST_MODELS = 256
 _log = logging.getLogger(__name__)
 
 
-class Recalled(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True):
     """What fits a question: the text for the model, "" for none, and the ids of the memories in it."""
 
     text: str = ""
@@ -59,26 +57,22 @@ class Remembering:
         self._systems: dict[str, tuple[float, str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def recall(self, asked: Asked, ids: Scope) -> Recalled:
+    async def recall(self, asked: Asked, ids: Scope) -> Known:
         """Find what fits a question; takes 2 seconds at most, and a failure is told in the log."""
         try:
             with anyio.fail_after(RECALL_S):
-                return await self._recalled(asked, ids)
+                return await self._known(asked, ids)
         except Exception as exc:  # noqa: BLE001 - the chat goes on without
             _log.warning("a chat goes on without memories: %s", str(exc) or f"nothing within {RECALL_S:g} s")
-            return Recalled(has_failed=True)
+            return Known(has_failed=True)
 
-    async def _recalled(self, asked: Asked, ids: Scope) -> Recalled:
-        found = await self._memory.search(
-            asked.question, limit=_MOST_HITS, min_score=LEAST_SCORE, **msgspec.structs.asdict(ids)
-        )
-        lines = pack((hit.memory for hit in found), max_tokens=MOST_TOKENS, known=asked.known)
-        if not lines:
-            return Recalled()
-        written = set(lines.splitlines())
-        taken = tuple(hit.memory.id for hit in found if line(hit.memory) in written)
+    async def _known(self, asked: Asked, ids: Scope) -> Known:
+        found = await self._memory.recall(asked.question, known=asked.known, **msgspec.structs.asdict(ids))
+        if not found.text:
+            return Known()
         own = "" if asked.has_system else await self._system_of(asked.model)
-        return Recalled(f"{own}\n\n{memory_block(lines)}" if own else memory_block(lines), taken)
+        block = memory_block(found.text)
+        return Known(f"{own}\n\n{block}" if own else block, tuple(hit.id for hit in found.hits))
 
     async def _system_of(self, model: str) -> str:
         """The instructions of a model's own, which it would lose to those of a request."""

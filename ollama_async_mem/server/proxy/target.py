@@ -18,9 +18,8 @@ __all__ = ["Target", "ids_of", "require_allowed", "target_of"]
 
 _USER_PREFIX = b"/u/"
 _OPENAI = "/v1/"
-_FOR_ALL = frozenset(
-    {"/", *(f"/api/{name}" for name in "chat generate embed embeddings show tags ps version status".split())}
-)
+_API = ("chat", "generate", "embed", "embeddings", "show", "tags", "ps", "version", "status")
+_FOR_ALL = frozenset({"/", *(f"/api/{name}" for name in _API)})
 """What a key that is not an admin's may ask for, besides the paths of OpenAI: all else changes what belongs to all."""
 
 

@@ -52,10 +52,11 @@ export class Chat {
     this.#showBusy();
     this.log.toEnd();
     this.page.bus.tell("asked", { text });
+    const exchange = { text, question, answer, said: this.#said, signal: asking.signal };
     try {
-      await this.#stream(text, question, answer, asking.signal);
+      await this.#stream(exchange);
     } catch (error) {
-      this.#failed(error, text, question, answer, asking.signal);
+      this.#failed(error, exchange);
     } finally {
       if (this.#asking === asking) this.#asking = null;
       answer.end();
@@ -70,22 +71,23 @@ export class Chat {
     try {
       const turns = await this.log.open();
       if (!turns) return; // by now it is another scope
-      this.#said = turns.filter(isStillOn).reverse().map(({ role, text }) => ({ role, content: text })).slice(-CONTEXT);
+      this.#said.unshift(...turns.filter(isStillOn).reverse().map(({ role, text }) => ({ role, content: text })));
+      this.#welcomeIfEmpty();
     } catch (error) {
       this.page.say(error.message);
     }
-    this.#welcomeIfEmpty();
   }
 
-  async #stream(text, question, answer, signal) {
-    const messages = [...this.#said, { role: "user", content: text }].slice(-CONTEXT);
+  async #stream(exchange) {
+    const { text, answer, said, signal } = exchange;
+    const messages = [...said, { role: "user", content: text }].slice(-CONTEXT);
     const remember = byId("remember").checked;
     const body = { messages, ...this.page.scope, explain: true, remember };
     for await (const event of this.page.api.stream("POST", "chat", { body, signal })) {
       if (event.event === "recalled") this.#recalled(event.hits, text, answer);
       else if (event.event === "token") answer.write(event.text);
       else if (event.event === "error") throw new Problem(event.problem);
-      else this.#done(event, text, question, answer, remember);
+      else this.#done(event, exchange, remember);
     }
   }
 
@@ -99,32 +101,29 @@ export class Chat {
     if (hits.length) answer.note(textButton(`Recalled ${counted(hits.length, "memory", "memories")}`, show, "chip"));
   }
 
-  #done({ turn_ids: ids, error, job_id: job }, text, question, answer, remember) {
-    this.#keep(text, answer);
+  #done({ turn_ids: ids, error, job_id: job }, exchange, remember) {
+    const { question, answer } = exchange;
+    keep(exchange);
     if (ids.length === 2) [question.dataset.id, answer.element.dataset.id] = ids;
     if (error) answer.note(badChip(`Not remembered: ${error}`));
     else if (!remember) answer.note(el("span", { className: "chip plain" }, "Not remembered"));
     this.page.bus.tell("answered", { job });
   }
 
-  #failed(error, text, question, answer, signal) {
+  #failed(error, exchange) {
+    const { answer, signal } = exchange;
     if (signal.aborted) {
-      if (answer.text) this.#keep(text, answer);
+      if (answer.text) keep(exchange);
       return answer.note(el("span", { className: "chip plain" }, "Stopped, so it is not remembered"));
     }
     if (!(error instanceof Problem)) throw error;
     this.page.bus.tell("failed", error);
     answer.note(badChip(error.message));
     if (error.kind === "model-not-found") answer.note(textButton("Open the models", () => this.page.show("models"), "chip"));
-    answer.note(textButton("Try again", () => this.#again(text, question, answer), "chip"));
+    answer.note(textButton("Try again", () => this.#again(exchange), "chip"));
   }
 
-  /** It was said: the next question comes after it. */
-  #keep(text, answer) {
-    this.#said.push({ role: "user", content: text }, { role: "assistant", content: answer.text });
-  }
-
-  #again(text, question, answer) {
+  #again({ text, question, answer }) {
     if (this.isAsking) return;
     question.remove();
     answer.element.remove();
@@ -170,6 +169,11 @@ export class Chat {
     this.words.value = text;
     this.words.focus();
   }
+}
+
+/** It was said: the next question of the same conversation comes after it. */
+function keep({ text, answer, said }) {
+  said.push({ role: "user", content: text }, { role: "assistant", content: answer.text });
 }
 
 const isStillOn = ({ at }) => Date.now() - new Date(at).getTime() < STILL_ON_MS;

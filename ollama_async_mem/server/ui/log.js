@@ -6,17 +6,19 @@ import { rendered } from "./markdown.js";
 
 const PAGE = 30;
 const MOST_SHOWN = 300;
-const NEAR_END_PX = 160;
+const NEAR_END_PX = 80;
 
 export class Log {
   /** @type {string|null} */ #cursor = null;
   #opened = 0;
+  #isAtEnd = true;
 
   /** @param {any} page */
   constructor(page) {
     this.page = page;
     this.list = byId("log");
     this.scroll = byId("scroll");
+    this.scroll.addEventListener("scroll", () => this.#onScroll());
     byId("earlier").addEventListener("click", () => this.#showEarlier());
   }
 
@@ -57,12 +59,17 @@ export class Log {
 
   /** Stay at the end, unless who reads has scrolled away from it. */
   follow() {
-    const { scrollHeight, scrollTop, clientHeight } = this.scroll;
-    if (scrollHeight - scrollTop - clientHeight < NEAR_END_PX) this.toEnd();
+    if (this.#isAtEnd) this.toEnd();
   }
 
   toEnd() {
     this.scroll.scrollTop = this.scroll.scrollHeight;
+    this.#isAtEnd = true;
+  }
+
+  #onScroll() {
+    const { scrollHeight, scrollTop, clientHeight } = this.scroll;
+    this.#isAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
   }
 
   async #more() {

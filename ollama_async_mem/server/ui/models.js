@@ -43,7 +43,7 @@ export class Models {
   #row(model, running) {
     const { parameter_size: size, quantization_level: quantization } = model.details;
     const facts = [size, quantization, model.size && `${(model.size / GIGA).toFixed(1)} GB`].filter(Boolean).join(" · ");
-    const marks = el("span", { className: "marks" }, this.#isChat(model) && mark("answers in the chat"), this.#isEmbedder(model) && mark("finds"), running && mark(loadedWords(running)));
+    const marks = el("span", { className: "marks" }, this.#isChat(model) && mark("answers in the chat"), this.#isEmbedder(model) && mark("finds memories"), running && mark(loadedWords(running)));
     return el("li", { className: "card model" }, el("div", { className: "head" }, el("b", {}, model.name), marks), el("p", { className: "quiet" }, facts), this.#tools(model, running));
   }
 

@@ -4,6 +4,7 @@ import { byId, counted } from "./dom.js";
 
 const NEWEST = 10;
 const MOST_SHOWN = 50;
+const LONGEST_MS = 300_000; // then nobody says any more that it is read: another process may do it
 
 /** @param {any} page */
 export function setUpRecall(page) {
@@ -66,25 +67,31 @@ function showFact(page, fact, replacedBy = null) {
   while (list.children.length > MOST_SHOWN) list.lastElementChild.remove();
 }
 
-/** The old fact stays in sight, struck through, with what holds now. */
+/** The old fact stays in sight, struck through, below what holds now. */
 async function showSuperseded(page, { fact_id: id, by }) {
   const read = (memoryId) => page.api.get(`memories/${encodeURIComponent(memoryId)}`).catch(() => null);
   const [old, now] = await Promise.all([read(id), by && read(by)]);
-  if (old) showFact(page, old, now);
+  if (!old) return;
+  showFact(page, old, now);
+  const shown = (memory) => memory && byId("learned").querySelector(`[data-id="${CSS.escape(memory.id)}"]`);
+  shown(now)?.after(shown(old));
 }
 
-/** Which extractions are still awaited, in words. */
+/** Which extractions are still awaited, in words. What one says may come before it is known here that it began. */
 class Reading {
   #jobs = new Set();
+  #ended = new Set();
 
   begin(job) {
+    if (this.#ended.delete(job)) return;
     this.#jobs.add(job);
     byId("learned-note").textContent = "";
     this.#tell();
+    setTimeout(() => this.end(job), LONGEST_MS);
   }
 
   end(job) {
-    this.#jobs.delete(job);
+    if (!this.#jobs.delete(job)) this.#ended.add(job);
     this.#tell();
   }
 
@@ -97,6 +104,7 @@ class Reading {
 
   reset() {
     this.#jobs.clear();
+    this.#ended.clear();
     byId("learned-note").textContent = "";
     this.#tell();
   }
