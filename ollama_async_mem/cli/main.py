@@ -57,9 +57,9 @@ def build() -> App:
         app.command(group)
     app.register_install_completion_command()
     for number, (name, commands) in enumerate(_GROUPS.items()):
-        group = Group(name, sort_key=number)
+        place = Group(name, sort_key=number)
         for command in commands:
-            app[command].group = (group,)
+            app[command].group = (place,)
     return app
 
 

@@ -40,10 +40,16 @@ def show(*, json: Json = False, setup: Setup = _DEFAULT) -> None:
         listed = {name: {"value": value, "from": _origin(loaded, name)} for name, value in values.items()}
         show_json({"file": settings_file(), "settings": listed})
         return
-    shown = {name: "not set" if value is None else value for name, value in values.items()}
-    show_fields({name: f"{value}  ({_origin(loaded, name)})" for name, value in shown.items()})
+    show_fields({name: f"{_shown(value)}  ({_origin(loaded, name)})" for name, value in values.items()})
     if not settings_file():
         note(f"{_VARIABLE} names no settings file; 'ollama-async-mem config init' writes one")
+
+
+def _shown(value: Any) -> str:
+    """A value as a settings file has it."""
+    if value in (None, "", (), []):
+        return "not set"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _values(loaded: Settings) -> dict[str, Any]:

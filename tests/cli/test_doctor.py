@@ -137,7 +137,12 @@ def test_models_that_do_not_fit(ollama: ScriptedOllama, capsys: CaptureFixture[s
     ollama.enqueue("GET /api/ps", Reply(json={"models": [loaded("llama3.2:latest")]}), repeat=True)
     assert len(memory_findings(capsys)) == 1
     free[0] = None
-    assert "cannot be told" in memory_findings(capsys)[0][1]
+    assert "has free cannot be told" in memory_findings(capsys)[0][1]
+
+
+def test_a_model_whose_shape_is_not_told(ollama: ScriptedOllama, capsys: CaptureFixture[str]) -> None:
+    """Its file is what is known."""
+    assert "takes at least 2.0 GB in Q4_K_M, what its context takes cannot be told" in memory_findings(capsys)[0][1]
 
 
 def test_what_to_do_about_a_model_that_does_not_fit() -> None:

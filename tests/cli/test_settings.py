@@ -137,6 +137,9 @@ def test_the_server_is_told_by_options_variables_and_the_file(
     assert settings["server.allow_host"] == {"value": ["a"], "from": str(path)}
     assert settings["server.head_s"] == {"value": 10.0, "from": "default"}
     assert settings["server.keys"] == {"value": "k.json", "from": str(path)}
+    out, _ = said(capsys, "config", "show")
+    assert re.search(r"^server.rest +true  \(default\)$", out, re.MULTILINE)
+    assert re.search(r"^server.allow_origin +not set  \(default\)$", out, re.MULTILINE)
     assert ran(capsys, "config", "check")["right"]
     path.write_text('{"server": {"tls_key": "key.pem"}}')
     assert "tls_cert" in said(capsys, "config", "check", code=USAGE)[1]
