@@ -50,6 +50,8 @@ from ollama_async_mem.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fakes.script import Step
+
 HI = [{"role": "user", "content": "hello there"}]
 ONCE = RetryPolicy(attempts=1)
 
@@ -426,7 +428,8 @@ async def test_many_requests_share_few_connections(server: ScriptedOllama) -> No
 async def test_an_answer_in_two_writes_is_not_waited_for(server: ScriptedOllama) -> None:
     """A server without TCP_NODELAY holds the body back until the head is acknowledged, which takes 40 ms by itself."""
     body = b'{"model":"m","embeddings":[[1.0]]}'
-    parts = [Coalesce(), head(200, {"Content-Type": "application/json", "Content-Length": str(len(body))}), body]
+    opening = head(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
+    parts: list[Step] = [Coalesce(), opening, body]
     server.enqueue("POST /api/embed", Raw(parts), repeat=True)
     async with OllamaClient(server.url) as client:
         await client.embed("m", ["warm up"])
