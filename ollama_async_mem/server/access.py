@@ -54,6 +54,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             Forbidden: it may not.
         """
+        self.require_write()
         if not self.admin:
             raise Forbidden("this needs a key that was made with --admin")
 

@@ -103,8 +103,11 @@ class KeyFile:
         """Make a key; returns it and, this once, what its owner shows.
 
         Raises:
-            ConfigError: it is bound to an empty name, as a variable that is not set gives one.
+            ConfigError: it is bound to an empty name, as a variable that is not set gives one, or is one of an admin
+                who may only read.
         """
+        if admin and not may_write:
+            raise ConfigError("an admin may change everything: leave out --read-only or --admin")
         if "" in {user_id, agent_id}:
             raise ConfigError("a key cannot be bound to a user or an agent without a name: name one, or leave it out")
         key_id = secrets.token_hex(4)

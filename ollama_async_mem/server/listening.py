@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import ssl
@@ -9,7 +10,7 @@ import sys
 
 from ollama_async_mem.errors import ConfigError
 
-__all__ = ["bound_socket", "tls_context", "url_of"]
+__all__ = ["bound_socket", "room_for", "tls_context", "url_of"]
 
 _BACKLOG = 2048
 
@@ -36,6 +37,25 @@ def bound_socket(host: str, port: int) -> socket.socket:
             reason += "; choose another with --port or --proxy-port, or leave a part out with --no-proxy"
         raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from exc
     return listener
+
+
+def room_for(connections: int) -> int:
+    """Return how many connections there can be: half of the files that the process may open, after asking for more.
+
+    The other half is for the store and for Ollama. Without it, idle strangers could keep the store from opening a file.
+    """
+    if sys.platform == "win32":
+        return connections
+    import resource  # noqa: PLC0415 - only on POSIX
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= 2 * connections:
+        return connections
+    most = 2 * connections if hard == resource.RLIM_INFINITY else min(hard, 2 * connections)
+    with contextlib.suppress(ValueError, OSError):  # macOS has one more limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return min(connections, soft // 2)
 
 
 def tls_context(cert: str, key: str | None) -> ssl.SSLContext:

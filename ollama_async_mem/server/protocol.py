@@ -5,6 +5,7 @@ Uvicorn limits neither how long a request's head may take nor how large it may b
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WRITE_NOW", "limited_protocol"]
 
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -58,14 +60,9 @@ class _LimitedProtocol(HttpToolsProtocol):
         if self._head_timer is None and not self._is_answering():
             self._await_head()
         self._pending_bytes += len(data)
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if self._is_in_head else data)
         if self._pending_bytes > self.settings.head_bytes:
             self._end(_TOO_LARGE)
-
-    def on_message_begin(self) -> None:
-        """Take headers from here."""
-        self._is_in_head = True
-        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, but none behind the body: nobody would have checked it."""
@@ -78,12 +75,18 @@ class _LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Count anew."""
-        self._pending_bytes = 0
+        """Take headers from here on."""
+        self._pending_bytes, self._is_in_head = 0, True
         super().on_message_complete()
 
     def on_headers_complete(self) -> None:
-        """Stop the timer: what follows is the guard's to limit."""
+        """Stop the timer: what follows is the guard's to limit.
+
+        Raises:
+            ValueError: it wants another protocol; its body would be read as the next request.
+        """
+        if self.parser.should_upgrade():
+            raise ValueError("no other protocol is spoken here")
         self._head_is_whole()
         self._pending_bytes, self._is_in_head = 0, False
         super().on_headers_complete()
@@ -134,6 +137,12 @@ def _plain(address: tuple[str, Any] | None) -> tuple[str, Any] | None:
     """An address of IPv4 as such: a socket that takes both kinds calls it ::ffff:10.0.0.1."""
     mapped = IPv6Address(address[0].partition("%")[0]).ipv4_mapped if address and ":" in address[0] else None
     return (str(mapped), address[1]) if address and mapped else address
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Leave the Upgrade header out of a head: clients that offer HTTP/2 send one with their first request."""
+    found = _UPGRADE.search(data, 0, data.find(b"\r\n\r\n") + 2)
+    return data[: found.start()] + data[found.end() :] if found else data
 
 
 def limited_protocol(settings: ServerSettings) -> type[HttpToolsProtocol]:

@@ -23,7 +23,7 @@ from ollama_async_mem.server.guard import Guard, Limits
 from ollama_async_mem.server.keys import KeyFile, KeyRing
 from ollama_async_mem.server.later import Later
 from ollama_async_mem.server.lifespan import lifespan
-from ollama_async_mem.server.listening import bound_socket, tls_context, url_of
+from ollama_async_mem.server.listening import bound_socket, room_for, tls_context, url_of
 from ollama_async_mem.server.problems import plain_problem
 from ollama_async_mem.server.request import rules_of
 from ollama_async_mem.server.settings import ServerSettings, is_loopback
@@ -226,10 +226,11 @@ def _uvicorn(app: AsgiApp, settings: ServerSettings, tls: ssl.SSLContext | None)
             if self.server_state.tasks:
                 await asyncio.wait(self.server_state.tasks, timeout=_UNWIND_S)
 
+    limited = msgspec.structs.replace(settings, connections=room_for(settings.connections))
     logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
     config = uvicorn.Config(
         app,
-        http=limited_protocol(settings),
+        http=limited_protocol(limited),
         ws="none",
         lifespan="off",
         log_config=None,

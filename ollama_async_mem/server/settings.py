@@ -28,10 +28,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     and networks whose X-Forwarded-For and X-Forwarded-Proto are believed. `base_path` is where a reverse proxy shows
     this server, such as "/memory". With `allow_config`, admins may change settings while it runs.
 
-    `requests_per_minute` and `concurrency_per_key` are of one key; who needs no key has no such limits.
-    `failures_per_minute` are wrong keys from one address. `head_s` and `body_s` are how long a request's head and body
-    may take to arrive, `stalled_s` how long a client may take nothing of its answer, `deadline_s` how long answers
-    that are under way may go on when the server ends. A port of 0 is any that is free.
+    `connections` are at most half of the files that the system lets the process open. `requests_per_minute` and
+    `concurrency_per_key` are of one key; who needs no key has no such limits. `failures_per_minute` are wrong keys from
+    one address. `head_s` and `body_s` are how long a request's head and body may take to arrive, `stalled_s` how long a
+    client may take nothing of its answer, `deadline_s` how long answers that are under way may go on when the server
+    ends. A port of 0 is any that is free.
 
     Raises:
         ConfigError: a value cannot be.

@@ -54,8 +54,10 @@ def test_rights_are_asked_for_by_name() -> None:
     reader = Principal(name="k", may_write=False)
     with pytest.raises(Forbidden, match="--read-only"):
         reader.require_write()
-    with pytest.raises(Forbidden, match="--admin"):
+    with pytest.raises(Forbidden, match="--read-only"):
         reader.require_admin()
+    with pytest.raises(Forbidden, match="--admin"):
+        Principal(name="k").require_admin()
     LOCAL.require_write()
     LOCAL.require_admin()
 

@@ -119,3 +119,13 @@ async def test_configuration_tells_what_the_key_allows(memory: Memory) -> None:
     assert told["you"] == {"name": "bob", "user_id": "bob", "agent_id": None, "may_write": True, "admin": False}
     assert memory.store.location not in json.dumps(told)
     assert memory.client.url not in json.dumps(told)
+
+
+async def test_who_is_bound_to_a_user_imports_nothing(memory: Memory) -> None:
+    """A file may hold the memories of anybody: an admin of one user, or one that may only read, is refused."""
+    lines = b'{"format": "ollama-async-mem", "version": 1}\n'
+    for who in (Principal(name="a", user_id="alice", admin=True), Principal(name="r", may_write=False, admin=True)):
+        async with client_of(rest_app(memory), who) as client:
+            headers = {"content-type": "application/x-ndjson"}
+            refused = await client.post(f"{API}/import", content=lines, headers=headers)
+            assert refused.status_code == 403
