@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Known", "Remembering"]
 
 RECALL_S = 2.0
-REMEMBER_S = 30.0
+REMEMBER_S = 10.0
 _MOST_IDS = 20
 _MOST_WAITING = 256
 _SYSTEM_S = 300.0

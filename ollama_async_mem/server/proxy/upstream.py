@@ -6,6 +6,7 @@ It knows nothing of memory.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,7 +19,7 @@ from ollama_async_mem.ollama._pool import Pool
 from ollama_async_mem.ollama.hosts import parse_host
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
     from ollama_async_mem.ollama._http11 import ResponseHead
     from ollama_async_mem.ollama._pool import Exchange
@@ -99,13 +100,15 @@ class Upload:
         self._held = b"".join(pieces)
         return self._held if self.is_whole else None
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Give what is there and what is still to come."""
-        if self._held:
-            yield self._held
-        while not self.is_whole:
-            yield await self._next()
-        self.over.set()
+        try:
+            if self._held:
+                yield self._held
+            while not self.is_whole:
+                yield await self._next()
+        finally:
+            self.over.set()
 
     async def _next(self) -> bytes:
         message = await self._receive()
@@ -149,8 +152,9 @@ def _framed(
     return [("content-length", said.get(b"content-length", b"0").decode("latin-1"))], content.pieces()
 
 
-async def _chunked(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        if piece:
-            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+async def _chunked(pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if piece:
+                yield b"%x\r\n%b\r\n" % (len(piece), piece)
     yield _LAST_CHUNK
