@@ -157,6 +157,10 @@ class OllamaLLM:
         async with self.client.stream_chat(self.model, messages, **await self._fields(messages)) as stream:
             yield stream.text()
 
+    async def instructions(self) -> str:
+        """Return the model's own instructions, which others in a conversation would take the place of."""
+        return await self.client.models.instructions(self.model)
+
     async def _fields(
         self,
         messages: object,

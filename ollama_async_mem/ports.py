@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-__all__ = ["ChatModel", "CountingEmbedder", "Embedder", "MemoryStore", "Reranker"]
+__all__ = ["ChatModel", "CountingEmbedder", "Embedder", "InstructedModel", "MemoryStore", "Reranker"]
 
 
 class Embedder(Protocol):
@@ -88,6 +88,15 @@ class ChatModel(Protocol):
 
     def stream(self, messages: Sequence[Mapping[str, Any]]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Answer as pieces of text; leaving the context stops the model."""
+        ...
+
+
+@runtime_checkable
+class InstructedModel(ChatModel, Protocol):
+    """A chat model that has instructions of its own where a conversation has none; none has to."""
+
+    async def instructions(self) -> str:
+        """Return them, "" for none."""
         ...
 
 

@@ -12,7 +12,8 @@ import anyio
 
 from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
 from ollama_async_mem.memory.context import memory_block
-from ollama_async_mem.memory.conversation import with_memories
+from ollama_async_mem.memory.conversation import has_instructions, with_memories
+from ollama_async_mem.ports import InstructedModel
 from ollama_async_mem.records import AddResult, Message
 
 if TYPE_CHECKING:
@@ -128,13 +129,21 @@ class MemoryChat:
         if not self._is_opened or self._is_asked:
             raise ConfigError("a chat is opened by 'async with', and then iterated once")
         self._is_asked = True
-        prompt = with_memories(self._prompt, memory_block(self.memories)) if self.memories else self._prompt
-        async for piece in await self._stack.enter_async_context(self._llm.stream(prompt)):
+        async for piece in await self._stack.enter_async_context(self._llm.stream(await self._prompted())):
             self._courtesy.go_on()
             self._answer.append(piece)
             yield piece
         self._complete = True
         self._end()
+
+    async def _prompted(self) -> Sequence[dict[str, Any]]:
+        """The conversation with the memories in it."""
+        if not self.memories:
+            return self._prompt
+        own = ""
+        if isinstance(self._llm, InstructedModel) and not has_instructions(self._prompt):
+            own = await self._llm.instructions()
+        return with_memories(self._prompt, memory_block(self.memories), instructions=own)
 
     @property
     def answer(self) -> str:

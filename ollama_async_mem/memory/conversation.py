@@ -15,7 +15,7 @@ from ollama_async_mem.records import Message
 if TYPE_CHECKING:
     from ollama_async_mem.memory.messages import MessageInput
 
-__all__ = ["as_prompt", "with_memories"]
+__all__ = ["as_prompt", "has_instructions", "with_memories"]
 
 _KEPT = ("tool_name", "tool_call_id", "thinking")
 _FIELDS = ("role", "content", "images", "tool_calls", *_KEPT)
@@ -34,12 +34,19 @@ def as_prompt(messages: MessageInput | Sequence[MessageInput]) -> list[dict[str,
     return [_written(message) for message in messages]
 
 
-def with_memories(prompt: Sequence[dict[str, Any]], block: str) -> list[dict[str, Any]]:
-    """Put a block of memories behind the instructions: into the same message, as many models read only one."""
-    if prompt and prompt[0]["role"] == "system":
-        first = {**prompt[0], "content": f"{prompt[0]['content']}\n\n{block}"}
-        return [first, *prompt[1:]]
-    return [{"role": "system", "content": block}, *prompt]
+def has_instructions(prompt: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether a conversation begins with instructions."""
+    return bool(prompt) and prompt[0]["role"] == "system"
+
+
+def with_memories(prompt: Sequence[dict[str, Any]], block: str, *, instructions: str = "") -> list[dict[str, Any]]:
+    """Put a block of memories behind the instructions: into the same message, as many models read only one.
+
+    `instructions` are those of a conversation that does not begin with any.
+    """
+    if has_instructions(prompt):
+        instructions, prompt = prompt[0]["content"], prompt[1:]
+    return [{"role": "system", "content": f"{instructions}\n\n{block}" if instructions else block}, *prompt]
 
 
 def _written(item: Any) -> dict[str, Any]:

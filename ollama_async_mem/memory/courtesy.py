@@ -5,6 +5,8 @@ Knows neither chats nor extraction: who answers says so, and who can wait does.
 
 from __future__ import annotations
 
+import time
+
 import anyio
 
 __all__ = ["Courtesy"]
@@ -30,7 +32,7 @@ class Courtesy:
 
     def go_on(self) -> None:
         """Say that more of an answer came."""
-        self._moved_s = anyio.current_time()
+        self._moved_s = time.monotonic()
 
     def end(self) -> None:
         """Say that somebody waits no more."""
@@ -42,6 +44,6 @@ class Courtesy:
     async def wait(self) -> None:
         """Wait until there is no answer under way, or none that goes on."""
         with anyio.move_on_after(LONGEST_S):
-            while self._answers and (left := self._moved_s + STALLED_S - anyio.current_time()) > 0:
+            while self._answers and (left := self._moved_s + STALLED_S - time.monotonic()) > 0:
                 with anyio.move_on_after(left):
                     await self._done.wait()

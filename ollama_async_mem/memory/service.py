@@ -5,7 +5,7 @@ It owns the extraction that runs behind the adds, and knows its parts only as po
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -42,7 +42,7 @@ from ollama_async_mem.ports import CountingEmbedder
 from ollama_async_mem.records import AddResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.memory.ingest import Ingest
@@ -287,6 +287,18 @@ class MemoryService(MemoryKeeper):
             remember=remember,
             infer=infer,
         )
+
+    @contextmanager
+    def answering(self) -> Iterator[Callable[[], None]]:
+        """Hold extraction back while somebody waits for an answer that did not come by way of `chat`.
+
+        Gives a function to call as the answer goes on. One that does not go on is not waited for.
+        """
+        self._courtesy.begin()
+        try:
+            yield self._courtesy.go_on
+        finally:
+            self._courtesy.end()
 
     async def flush(self) -> int:
         """Wait for the extraction that is queued.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "ModelManager", "PullState", "summed"]
 
 
+_INSTRUCTED_S = 300.0  # how long a model's own instructions are taken for unchanged
 _NO_SUCH_MODEL = "file does not exist"  # what a registry's 404 becomes in the server's words
 
 
@@ -78,6 +79,7 @@ class ModelManager:
         self._pulls: dict[tuple[object, str], _Pull] = {}  # locks cannot be shared by event loops: each has its own
         self._contexts: dict[str, ContextSize] = {}
         self._thinking: dict[str, bool] = {}
+        self._instructions: dict[str, tuple[str, float]] = {}
         self._sizing: dict[object, anyio.Lock] = {}
 
     async def installed(self) -> list[ModelInfo]:
@@ -170,6 +172,18 @@ class ModelManager:
         if name not in self._thinking:
             self._thinking[name] = "thinking" in (await self._client.show(model)).capabilities
         return self._thinking[name]
+
+    async def instructions(self, model: str) -> str:
+        """Return the instructions of a model's own, its SYSTEM; the server is asked once in five minutes.
+
+        It leaves them out of a conversation that begins with other instructions (server/routes.go, ChatHandler).
+        """
+        name = canonical(named(model))
+        text, until = self._instructions.get(name, ("", 0.0))
+        if time.monotonic() >= until:
+            text = (await self._client.show(model)).system
+            self._instructions[name] = text, time.monotonic() + _INSTRUCTED_S
+        return text
 
     async def context_size(self, model: str, needed_tokens: int) -> int | None:
         """Tell which `num_ctx` to send for a prompt and its answer; None is to send none.

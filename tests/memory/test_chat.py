@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import pytest
-from fakes import LAST_CHUNK, STALL, Hold, Raw, ScriptedOllama, error, head, line_chunk, stream_head
+from fakes import LAST_CHUNK, STALL, Hold, Raw, Reply, ScriptedOllama, error, head, line_chunk, stream_head
 from fakes.vectors import text_vector
 
 from ollama_async_mem import Memory, Message, OllamaClient, RetryPolicy
@@ -440,3 +440,30 @@ async def test_one_answer_after_another_starves_nobody(monkeypatch: pytest.Monke
     monkeypatch.setattr("ollama_async_mem.memory.courtesy.LONGEST_S", 60)
     with anyio.fail_after(1):
         await courtesy.wait()
+
+
+async def test_a_model_keeps_the_instructions_of_its_own(memory: Callable[..., Memory], server: ScriptedOllama) -> None:
+    """The server drops them where a conversation has others: so they stand before the memories."""
+    server.enqueue("POST /api/show", Reply(json={"system": "You are a pirate."}), repeat=True)
+    async with memory() as mem:
+        await mem.add("I'm allergic to peanuts", user_id="a", infer=False)
+        (system, _) = await sent(server, mem, "peanuts?", remember=False)
+        assert system["content"].startswith("You are a pirate.\n\n")
+        assert "allergic" in system["content"]
+        own = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "peanuts?"}]
+        (system, _) = await sent(server, mem, own, remember=False)
+        assert system["content"].startswith("Be brief.\n\n")
+
+
+async def test_extraction_waits_for_answers_from_elsewhere(
+    memory: Callable[..., Memory], server: ScriptedOllama
+) -> None:
+    """A program that asks the same model past the memory can say so."""
+    async with memory(idle_s=0.0) as mem:
+        with mem.answering() as go_on:
+            await mem.add("I'm allergic to peanuts", user_id="a")
+            go_on()
+            await asyncio.sleep(0.2)
+            assert not server.requests_to(CHAT)
+        await mem.flush()
+        assert server.requests_to(CHAT)

@@ -294,6 +294,9 @@ DANGEROUS = [
     ("GET", "/debug/pprof/heap"),
     ("POST", "/v1/../api/pull"),
     ("POST", "/u/alice/api/pull"),
+    ("DELETE", "/v1/models/x"),
+    ("PUT", "/api/chat"),
+    ("POST", "/v1/%252e%252e/api/pull"),
 ]
 
 

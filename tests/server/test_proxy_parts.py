@@ -118,5 +118,5 @@ def test_the_text_of_a_whole_answer(texts: list[str]) -> None:
 )
 def test_the_user_on_a_path(path: bytes, query: bytes, expected: tuple[str, bytes, str | None]) -> None:
     """It is taken off, and the bytes behind it stay as they were."""
-    target = target_of({"raw_path": path, "query_string": query})
+    target = target_of({"method": "POST", "raw_path": path, "query_string": query})
     assert (target.path, target.raw, target.user_id) == expected

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["proxy_app"]
 
 DEFAULT_USER = "default"
-_MOST_BYTES = 100_000_000
+_MOST_BYTES = 20_000_000  # what is larger, with many images, goes on as it comes and without memories
 _PLAIN_ANSWER = frozenset({"accept-encoding"})
 
 
@@ -78,20 +78,22 @@ class _Proxy:
     async def _chat(
         self, asked: Asked, body: bytes, *, target: Target, scope: AsgiScope, receive: Receive, send: Send
     ) -> None:
-        ids, asked_at, copy = ids_of(scope, target, self._default_user), datetime.now(UTC), Copy()
+        ids, asked_at = ids_of(scope, target, self._default_user), datetime.now(UTC)
         known = await self._remembering.recall(asked, ids)
+        copy = Copy()
         try:
-            await relay(
-                self._upstream,
-                scope,
-                receive,
-                send,
-                path=target.raw,
-                content=asked.write(known.text) if known.text else body,
-                without=_PLAIN_ANSWER,
-                headers=known.headers,
-                copy=copy,
-            )
+            with self._remembering.memory.answering() as copy.go_on:
+                await relay(
+                    self._upstream,
+                    scope,
+                    receive,
+                    send,
+                    path=target.raw,
+                    content=asked.write(known.text) if known.text else body,
+                    without=_PLAIN_ANSWER,
+                    headers=known.headers,
+                    copy=copy,
+                )
         finally:
             if principal_of(scope).may_write:
                 self._remembering.remember(asked, copy, ids, asked_at)

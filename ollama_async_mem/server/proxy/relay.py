@@ -28,9 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class Copy:
-    """What passed of an answer, for whoever wants to know what it said."""
+    """What passed of an answer, for whoever wants to know what it said. `go_on` is called for each piece."""
 
     def __init__(self) -> None:
+        self.go_on: Callable[[], None] = lambda: None
         self._pieces: list[bytes] = []
         self._left = MOST_BYTES
         self._kind = ""
@@ -42,6 +43,7 @@ class Copy:
 
     def add(self, piece: bytes) -> None:
         """Keep a piece."""
+        self.go_on()
         if self._kind:
             self._left -= len(piece)
             if self._left < 0:

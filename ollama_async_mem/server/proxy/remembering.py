@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ RECALL_S = 2.0
 REMEMBER_S = 10.0
 _MOST_IDS = 20
 _MOST_WAITING = 256
-_SYSTEM_S = 300.0
-_MOST_MODELS = 256
 _log = logging.getLogger(__name__)
 
 
@@ -53,8 +50,7 @@ class Remembering:
     """Asks a memory and adds to it."""
 
     def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._systems: dict[str, tuple[float, str]] = {}
+        self.memory = memory
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def recall(self, asked: Asked, ids: Scope) -> Known:
@@ -67,23 +63,12 @@ class Remembering:
             return Known(has_failed=True)
 
     async def _known(self, asked: Asked, ids: Scope) -> Known:
-        found = await self._memory.recall(asked.question, known=asked.known, **msgspec.structs.asdict(ids))
+        found = await self.memory.recall(asked.question, known=asked.known, **msgspec.structs.asdict(ids))
         if not found.text:
             return Known()
-        own = "" if asked.has_system else await self._system_of(asked.model)
+        own = "" if asked.has_system else await self.memory.client.models.instructions(asked.model)
         block = memory_block(found.text)
         return Known(f"{own}\n\n{block}" if own else block, tuple(hit.id for hit in found.hits))
-
-    async def _system_of(self, model: str) -> str:
-        """The instructions of a model's own, which it would lose to those of a request."""
-        known = self._systems.get(model)
-        if known and known[0] > time.monotonic():
-            return known[1]
-        system = (await self._memory.client.show(model)).system
-        if len(self._systems) >= _MOST_MODELS:
-            self._systems.clear()
-        self._systems[model] = (time.monotonic() + _SYSTEM_S, system)
-        return system
 
     def remember(self, asked: Asked, copy: Copy, ids: Scope, asked_at: datetime) -> None:
         """Add a question and its answer in the background, if the answer is complete."""
@@ -102,7 +87,7 @@ class Remembering:
                 said = [Message(content=asked.question)]
                 if asked.is_free:
                     said.append(Message(role="assistant", content=answer, timestamp=datetime.now(UTC)))
-                await self._memory.add(said, timestamp=asked_at, **msgspec.structs.asdict(ids))
+                await self.memory.add(said, timestamp=asked_at, **msgspec.structs.asdict(ids))
         except Exception as exc:  # noqa: BLE001 - the answer was given; nobody is there to hear of it
             _log.warning("an exchange was not remembered: %s", str(exc) or f"not within {REMEMBER_S:g} s")
 

@@ -19,13 +19,15 @@ __all__ = ["Target", "ids_of", "require_allowed", "target_of"]
 _USER_PREFIX = b"/u/"
 _OPENAI = "/v1/"
 _API = ("chat", "generate", "embed", "embeddings", "show", "tags", "ps", "version", "status")
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 _FOR_ALL = frozenset({"/", *(f"/api/{name}" for name in _API)})
 """What a key that is not an admin's may ask for, besides the paths of OpenAI: all else changes what belongs to all."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The path as the server sees it, the bytes that are asked for, and the user that the path names."""
+    """The method, the path as the server sees it, the bytes that are asked for, and the user that the path names."""
 
+    method: str
     path: str
     raw: bytes
     user_id: str | None
@@ -33,7 +35,8 @@ class Target(msgspec.Struct, frozen=True):
     @property
     def is_for_all(self) -> bool:
         """Whether any key may ask for it: it changes nothing that belongs to others."""
-        return self.path in _FOR_ALL or (self.path.startswith(_OPENAI) and ".." not in self.path)
+        is_openai = self.path.startswith(_OPENAI) and ".." not in self.path and "%" not in self.path
+        return self.method in _METHODS and (self.path in _FOR_ALL or is_openai)
 
 
 def target_of(scope: AsgiScope) -> Target:
@@ -43,7 +46,7 @@ def target_of(scope: AsgiScope) -> Target:
         name, _, rest = path.removeprefix(_USER_PREFIX).partition(b"/")
         path, user = b"/" + rest, unquote(name.decode("latin-1")) or None
     query = scope["query_string"]
-    return Target(unquote(path.decode("latin-1")), path + b"?" + query if query else path, user)
+    return Target(scope["method"], unquote(path.decode("latin-1")), path + b"?" + query if query else path, user)
 
 
 def require_allowed(scope: AsgiScope, target: Target) -> None:
