@@ -15,6 +15,7 @@ const REASONS = {
   reranked: "judged a good fit",
 };
 const MOST = 2.5; // what a part of a score comes to at most, about
+const TELLING = 0.1, LEAST = 0.01; // from where a part is named at first sight, and at all
 
 /** @param {any} memory */
 export const speakerOf = (memory) => memory.speaker || ROLES[memory.role] || memory.role;
@@ -63,15 +64,15 @@ function head(page, made, memory, hit) {
 
 /** Why it was found, in words, with the figures behind them. */
 function why(hit) {
-  const parts = Object.entries(hit.parts).sort(([, a], [, b]) => b - a);
-  const telling = parts.filter(([name, value]) => value >= 0.05 && name !== "statement").slice(0, 3);
+  const parts = Object.entries(hit.parts).filter(([, value]) => value >= LEAST).sort(([, a], [, b]) => b - a);
+  const telling = parts.filter(([name, value]) => value >= TELLING && name !== "statement").slice(0, 3);
   const words = telling.map(([name]) => REASONS[name] ?? name).join(", ") || "a little of everything";
   const rows = parts.map(([name, value]) => partRow(REASONS[name] ?? name, value));
   return el("details", { className: "why" }, el("summary", {}, `Why: ${words}`), el("ul", {}, ...rows));
 }
 
 function partRow(name, value) {
-  const bar = el("progress", { max: MOST, value: Math.max(0, value), "aria-hidden": "true" });
+  const bar = el("progress", { max: MOST, value, "aria-hidden": "true" });
   return el("li", {}, el("span", {}, name), bar, el("span", { className: "number" }, value.toFixed(2)));
 }
 

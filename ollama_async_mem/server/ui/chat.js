@@ -10,6 +10,8 @@ const STILL_ON_MS = 3600 * 1000; // a conversation goes on that long after its l
 export class Chat {
   /** @type {AbortController|null} */ #asking = null;
   /** @type {{role: string, content: string}[]} */ #said = [];
+  #isOpen = false;
+  #isWaiting = false; // a message waits until it is known whose conversation this is
 
   /** @param {any} page */
   constructor(page) {
@@ -67,6 +69,7 @@ export class Chat {
   async #open() {
     this.stop();
     this.#said = [];
+    this.#isOpen = false;
     byId("welcome").hidden = true;
     try {
       const turns = await this.log.open();
@@ -76,6 +79,8 @@ export class Chat {
     } catch (error) {
       this.page.say(error.message);
     }
+    this.#isOpen = true;
+    if (this.#isWaiting) byId("composer").requestSubmit();
   }
 
   async #stream(exchange) {
@@ -135,7 +140,8 @@ export class Chat {
     event.preventDefault();
     if (this.isAsking) return this.stop();
     const text = this.words.value.trim();
-    if (!text) return;
+    this.#isWaiting = !this.#isOpen;
+    if (!text || this.#isWaiting) return;
     this.#write("");
     this.ask(text);
   }

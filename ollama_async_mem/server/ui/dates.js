@@ -9,14 +9,14 @@ const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-dig
 const RECENT_MS = 14 * 86400 * 1000;
 
 /** @param {Date} when @param {Date} [now] */
-export function ago(when, now = new Date()) {
+function ago(when, now = new Date()) {
   const seconds = (when.getTime() - now.getTime()) / 1000;
   const [unit, size] = UNITS.find(([, each]) => Math.abs(seconds) >= each) ?? ["second", 0];
   return size ? relative.format(Math.trunc(seconds / size), unit) : "just now";
 }
 
 /** What people say of a time: "yesterday", and the date of what is long ago. @param {string} iso */
-export function spoken(iso) {
+function spoken(iso) {
   const when = new Date(iso);
   return Math.abs(Date.now() - when.getTime()) < RECENT_MS ? ago(when) : short.format(when);
 }

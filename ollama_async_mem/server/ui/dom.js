@@ -54,7 +54,7 @@ export function textButton(text, onClick, className = "button") {
   return button;
 }
 
-/** @param {string} text whether somebody writes or chooses there */
+/** Whether somebody writes or chooses there. @param {any} node */
 export function isField(node) {
   return node instanceof HTMLElement && (node.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName));
 }

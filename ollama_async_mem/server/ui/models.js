@@ -21,7 +21,7 @@ export class Models {
       const [models, running] = await Promise.all([this.page.api.get("models"), this.page.api.get("models/running")]);
       const rows = models.map((model) => this.#row(model, running.find(({ name }) => name === model.name)));
       byId("model-list").replaceChildren(...rows);
-      if (!rows.length) byId("model-list").append(nothing("No models yet", "Pull one that chats, such as llama3.2, and nomic-embed-text for finding."));
+      if (!rows.length) byId("model-list").append(nothing("No models yet", "Pull llama3.2 for the chat, and nomic-embed-text to find."));
       byId("models-note").textContent = this.#note(models);
     } catch (error) {
       this.page.bus.tell("failed", error);
@@ -43,8 +43,16 @@ export class Models {
   #row(model, running) {
     const { parameter_size: size, quantization_level: quantization } = model.details;
     const facts = [size, quantization, model.size && `${(model.size / GIGA).toFixed(1)} GB`].filter(Boolean).join(" · ");
-    const marks = el("span", { className: "marks" }, this.#isChat(model) && mark("answers in the chat"), this.#isEmbedder(model) && mark("finds memories"), running && mark(loadedWords(running)));
-    return el("li", { className: "card model" }, el("div", { className: "head" }, el("b", {}, model.name), marks), el("p", { className: "quiet" }, facts), this.#tools(model, running));
+    const head = el("div", { className: "head" }, el("b", {}, model.name), this.#marks(model, running));
+    return el("li", { className: "card model" }, head, el("p", { className: "quiet" }, facts), this.#tools(model, running));
+  }
+
+  #marks(model, running) {
+    const made = el("span", { className: "marks" });
+    if (this.#isChat(model)) made.append(mark("answers in the chat"));
+    if (this.#isEmbedder(model)) made.append(mark("finds memories"));
+    if (running) made.append(mark(loadedWords(running)));
+    return made;
   }
 
   #isChat({ name }) {
@@ -58,7 +66,9 @@ export class Models {
   #tools(model, running) {
     const tools = el("div", { className: "row" });
     const { may } = this.page;
-    if (may.change && !this.#isChat(model) && !this.#isEmbedder(model)) tools.append(textButton("Answer with this", () => this.#use(model.name)));
+    if (may.change && !this.#isChat(model) && !this.#isEmbedder(model)) {
+      tools.append(textButton("Answer with this", () => this.#use(model.name)));
+    }
     if (may.admin) {
       const path = running ? "models/unload" : "models/load";
       const button = textButton(running ? "Unload" : "Load", () => this.#load(path, model.name, button));
@@ -68,7 +78,8 @@ export class Models {
   }
 
   async #use(name) {
-    await this.#try(async () => this.page.configured(await this.page.api.send("PATCH", "configuration", { llm: { model: name } })));
+    const change = { llm: { model: name } };
+    await this.#try(async () => this.page.configured(await this.page.api.send("PATCH", "configuration", change)));
   }
 
   async #load(path, model, button) {
@@ -97,7 +108,8 @@ export class Models {
     const row = new PullRow(model, () => pulling.abort());
     byId("pull-name").value = "";
     try {
-      for await (const event of this.page.api.stream("POST", "models/pull", { body: { model }, signal: pulling.signal })) {
+      const asked = { body: { model }, signal: pulling.signal };
+      for await (const event of this.page.api.stream("POST", "models/pull", asked)) {
         if (event.event === "error") throw new Problem(event.problem);
         if (event.event === "progress") row.tell(event.progress);
         else row.end(`${model} is here.`);
@@ -115,7 +127,8 @@ class PullRow {
     this.bar = el("progress", { "aria-label": `Pull of ${model}` });
     this.words = el("p", { className: "quiet", role: "status" }, "Asking for it …");
     this.stop = textButton("Stop", onStop);
-    this.row = el("li", { className: "card" }, el("div", { className: "head" }, el("b", {}, model)), this.bar, el("div", { className: "row" }, this.words, el("span", { className: "grow" }), this.stop));
+    const below = el("div", { className: "row" }, this.words, el("span", { className: "grow" }), this.stop);
+    this.row = el("li", { className: "card" }, el("div", { className: "head" }, el("b", {}, model)), this.bar, below);
     byId("pulls").prepend(this.row);
   }
 

@@ -26,19 +26,20 @@ function showWaiting() {
 function showRecalled(page, recalled) {
   const list = byId("recalled"), note = byId("recall-note");
   const hits = recalled?.hits ?? [];
-  note.textContent = hits.length ? `For “${shortened(recalled.question)}”, ${counted(hits.length, "memory", "memories")} went to the model, best first.` : "";
+  note.textContent = hits.length ? `“${shortened(recalled.question)}”: ${counted(hits.length, "memory", "memories")}, best first.` : "";
   list.replaceChildren(...hits.map((hit) => card(page, hit.memory, { hit })));
-  if (!recalled) list.append(nothing("Nothing asked yet", "When you ask something, what the model is given to remember stands here, with why."));
+  if (!recalled) list.append(nothing("Nothing asked yet", "What the model is given to remember for an answer stands here, and why."));
   else if (!hits.length) list.append(nothing("Nothing fitted", "The model answered without memories."));
 }
 
 const shortened = (text) => (text.length > 80 ? `${text.slice(0, 79)}…` : text);
 
 async function showNewest(page, reading) {
-  const list = byId("learned");
+  const list = byId("learned"), scope = page.scope;
   reading.reset();
   try {
-    const found = await page.api.get("memories", { ...page.scope, kinds: "fact", sort: "-created_at", limit: NEWEST });
+    const found = await page.api.get("memories", { ...scope, kinds: "fact", sort: "-created_at", limit: NEWEST });
+    if (scope !== page.scope) return;
     list.replaceChildren(...found.items.map((fact) => card(page, fact)));
     if (!found.items.length) list.append(nothing("No facts yet", "The model reads along behind, and notes here what it learns."));
   } catch (error) {

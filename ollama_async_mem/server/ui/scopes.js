@@ -71,7 +71,8 @@ export class Scopes {
 
   #row(scope, words, newest) {
     const isCurrent = nameOf(scope) === nameOf(this.page.scope);
-    const button = el("button", { type: "button", "aria-current": String(isCurrent) }, el("b", {}, nameOf(scope)), el("span", { className: "quiet" }, words), newest && agoOf(newest));
+    const about = [el("b", {}, nameOf(scope)), el("span", { className: "quiet" }, words), newest && agoOf(newest)];
+    const button = el("button", { type: "button", "aria-current": String(isCurrent) }, ...about);
     button.addEventListener("click", () => this.#use(scope));
     return el("li", { "data-user": scope.user_id ?? "" }, button);
   }
@@ -93,7 +94,8 @@ export class Scopes {
   }
 }
 
-const nameOf = ({ user_id: user, agent_id: agent, run_id: run }) => [user, agent && `with ${agent}`, run && `in ${run}`].filter(Boolean).join(" ");
+const nameOf = ({ user_id: user, agent_id: agent, run_id: run }) =>
+  [user, agent && `with ${agent}`, run && `in ${run}`].filter(Boolean).join(" ");
 const clean = (scope) => Object.fromEntries(Object.entries(scope).filter(([, value]) => value));
 
 function storedScope() {

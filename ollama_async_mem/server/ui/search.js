@@ -3,6 +3,7 @@ import { card, nothing } from "./card.js";
 import { byId, counted, el, settled } from "./dom.js";
 
 const PAGE = 50;
+const BEST = 25;
 const TYPING_MS = 250;
 const CHANGING_MS = 400;
 const FILTERS = ["kind", "who", "from", "to", "as-of", "contains"];
@@ -70,17 +71,18 @@ export class Memories {
 
   async #find(cursor, signal) {
     const query = byId("query").value.trim();
-    const asked = { ...this.page.scope, ...wanted(), limit: PAGE };
-    if (query) return this.page.api.send("POST", "search", { ...asked, query, explain: true }, { signal });
+    const asked = { ...this.page.scope, ...wanted() };
+    const sought = { ...asked, query, limit: BEST, explain: true };
+    if (query) return this.page.api.send("POST", "search", sought, { signal });
     const [found, counts] = await Promise.all([
-      this.page.api.send("GET", "memories", undefined, { query: { ...asked, cursor }, signal }),
+      this.page.api.send("GET", "memories", undefined, { query: { ...asked, limit: PAGE, cursor }, signal }),
       this.page.api.send("GET", "counts", undefined, { query: this.page.scope, signal }),
     ]);
     return { ...found, counts };
   }
 
   #show({ items, hits, cursor = null, counts, degraded = [] }) {
-    const cards = hits ? hits.map((hit) => card(this.page, hit.memory, { hit })) : items.map((memory) => card(this.page, memory));
+    const cards = (hits ?? items).map((each) => card(this.page, hits ? each.memory : each, { hit: hits && each }));
     const isFiltered = tellFilters() > 0;
     this.#next = cursor;
     this.list.replaceChildren(...cards);
@@ -144,7 +146,8 @@ function tellFilters() {
 }
 
 function foundNote(hits, degraded) {
-  const words = `${counted(hits.length, "memory fits", "memories fit")}, best first.`;
+  const isCut = hits.length === BEST;
+  const words = isCut ? `The ${BEST} that fit best.` : `${counted(hits.length, "memory fits", "memories fit")}, best first.`;
   return degraded.length ? `${words} Only the words were compared: the model that compares meanings is away.` : words;
 }
 
@@ -155,6 +158,7 @@ function listNote({ turns, facts }, isFiltered) {
 
 function empty(isNarrowed) {
   if (isNarrowed) return nothing("Nothing fits", "Try other words, or fewer filters.");
-  return nothing("Nothing is remembered yet", "Say something in the chat, or bring conversations along with ", el("code", {}, "ollama-async-mem import FILE --user NAME"), ".");
+  const command = el("code", {}, "ollama-async-mem import FILE --user NAME");
+  return nothing("Nothing is remembered yet", "Say something in the chat, or bring conversations along with ", command, ".");
 }
 

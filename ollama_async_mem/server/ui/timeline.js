@@ -2,7 +2,7 @@
 import { byId, counted, el, settled, svg } from "./dom.js";
 
 const PAGE = 1000;
-const PAGES_AT_ONCE = 3;
+const PAGES_AT_FIRST = 5, PAGES_MORE = 20;
 const MOST_BARS = 400;
 const GAP = 4, HEIGHT = 160, BASE = 24;
 const NARROWEST = 14, WIDEST = 40, ROOM = 392; // of a bar, and of all where they fit
@@ -24,7 +24,7 @@ export class Timeline {
     page.bus.on("scope", () => this.#renew());
     page.bus.on("view", () => this.#isStale && this.#renew());
     page.bus.on("memory", (event) => CHANGES.has(event.type) && changed());
-    byId("timeline-more").addEventListener("click", () => this.#read(this.#opened));
+    byId("timeline-more").addEventListener("click", () => this.#read(this.#opened, PAGES_MORE));
     for (const choice of document.getElementsByName("step")) {
       choice.addEventListener("change", () => (this.#isChosen = true) && this.#draw());
     }
@@ -36,16 +36,16 @@ export class Timeline {
     this.#isStale = false;
     this.#memories = [];
     this.#cursor = null;
-    await this.#read(++this.#opened);
+    await this.#read(++this.#opened, PAGES_AT_FIRST);
   }
 
   /** Read some pages of the listing, and show all that was read. */
-  async #read(opened) {
+  async #read(opened, most) {
     byId("timeline-more").hidden = true;
     try {
       const counts = await this.page.api.get("counts", this.page.scope);
       this.#total = counts.turns + counts.facts;
-      for (let pages = 0; pages < PAGES_AT_ONCE && (pages === 0 || this.#cursor); pages++) {
+      for (let pages = 0; pages < most && (pages === 0 || this.#cursor); pages++) {
         const found = await this.page.api.get("memories", { ...this.page.scope, limit: PAGE, cursor: this.#cursor });
         if (opened !== this.#opened) return;
         this.#memories.push(...found.items.map(({ id, kind, at }) => ({ id, kind, when: new Date(at) })));
@@ -81,7 +81,8 @@ export class Timeline {
   #note() {
     if (!this.#memories.length) return "Nothing is remembered yet. What you say in the chat shows up here by its date.";
     const shown = this.#memories.length;
-    return this.#cursor ? `The newest ${shown.toLocaleString("en")} of ${counted(this.#total, "memory", "memories")}. Choose a bar to read them.` : `${counted(shown, "memory", "memories")}. Choose a bar to read them.`;
+    const all = counted(this.#total, "memory", "memories");
+    return `${this.#cursor ? `The newest ${shown.toLocaleString("en")} of ${all}` : all}. Choose a bar to read them.`;
   }
 
   #look({ from, to }) {
@@ -171,6 +172,7 @@ function onArrow(event, drawn) {
 function table(bars) {
   const head = el("tr", {}, ...["When", "Messages", "Facts"].map((name) => el("th", { scope: "col" }, name)));
   const filled = bars.filter((bar) => bar.turn + bar.fact).reverse();
-  const rows = filled.map((bar) => el("tr", {}, el("th", { scope: "row" }, nameOf(bar)), el("td", {}, `${bar.turn}`), el("td", {}, `${bar.fact}`)));
+  const cell = (number) => el("td", {}, String(number));
+  const rows = filled.map((bar) => el("tr", {}, el("th", { scope: "row" }, nameOf(bar)), cell(bar.turn), cell(bar.fact)));
   return el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows));
 }

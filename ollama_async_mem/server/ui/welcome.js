@@ -13,7 +13,7 @@ export function welcome(page, suggest) {
   return [
     el("img", { src: "ui/icon.svg", alt: "", width: 48, height: 48 }),
     el("h2", {}, "A chat that remembers"),
-    el("p", {}, `Tell it something, and ask for it tomorrow. What you say is kept for “${whose}”, and what an answer was given to remember is always shown beside it.`),
+    el("p", {}, `Tell it something, and ask for it tomorrow. What you say is kept for “${whose}”, and what it recalls is always shown.`),
     el("div", { className: "suggestions" }, ...FIRST.map((text) => textButton(text, () => suggest(text), "suggestion"))),
     el("p", { className: "quiet" }, "Conversations from elsewhere come in with ", el("code", {}, "ollama-async-mem import FILE --user NAME"), "."),
   ];
