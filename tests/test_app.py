@@ -139,7 +139,8 @@ async def test_two_servers(server: ScriptedOllama, tmp_path: Path) -> None:
         async with Memory.from_config(config) as mem:
             assert await remembered(mem)
             assert await mem.client.version()
-        assert {request.route for request in server.requests} == {"POST /api/chat", "GET /api/version"}
+        asked = {request.route for request in server.requests}
+        assert asked == {"POST /api/chat", "POST /api/show", "GET /api/version"}
         assert {request.headers["authorization"] for request in server.requests} == {"Bearer k"}
         assert {request.route for request in other.requests} == {"POST /api/embed"}
         assert "authorization" not in other.requests[0].headers

@@ -6,7 +6,7 @@ It owns the status lines, and that a push or a create is asked for at most once;
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypedDict
 
@@ -29,7 +29,7 @@ from ._exchange import Upload, as_json
 from ._options import nearest
 from ._requests import filled
 from ._retry import with_retry
-from ._streams import failure, open_chunks
+from ._streams import REST_S, failure, open_chunks
 from .schema import PullProgress
 
 if TYPE_CHECKING:
@@ -235,6 +235,8 @@ async def _until_success(lines: Lines, failed: Failed) -> AsyncGenerator[PullPro
                 raise failed(complaint)
             yield line
             if line.status == "success":
+                with suppress(OllamaError), anyio.move_on_after(REST_S):
+                    await anext(lines, None)  # behind the end of the answer its connection can be used again
                 return
     except StreamTruncated as exc:
         raise failed(f"the connection broke after {line.status!r}") from exc

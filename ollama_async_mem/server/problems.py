@@ -104,7 +104,7 @@ _KINDS: Mapping[type[Exception], _Kind] = {
         503,
         "store-failed",
         "The store cannot do this",
-        "Its disk may be full or failing; what was stored before is intact. The log of the server says more.",
+        "Its disk may be full, or its database away; what was stored is intact. The log of the server says more.",
         10.0,
     ),
     ConnectFailed: _Kind(

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["API_PATH", "rest_app", "routes"]
 
 API_PATH = "/api/v1"
-_MAX_BODY_BYTES = 16_000_000
 _METHODS = frozenset(HttpMethod) - {HttpMethod.OPTIONS}
 
 
@@ -64,7 +63,7 @@ def rest_app(
         openapi_config=None,
         logging_config=None,
         exception_handlers={HTTPException: _on_http_error, Exception: _on_fault},
-        request_max_body_size=_MAX_BODY_BYTES,
+        request_max_body_size=None,  # the guard knows what was set
     )
     return Counted(app, figures)
 
@@ -75,8 +74,7 @@ def _handler(route: Route, server: Server) -> HTTPRouteHandler:
     async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
         return await answer(request)
 
-    limit = {"request_max_body_size": None} if route.raw_body else {}
-    return _routed(route.path, _methods(route), handle, **limit)
+    return _routed(route.path, _methods(route), handle)
 
 
 def _methods(route: Route) -> set[HttpMethod]:
@@ -114,12 +112,12 @@ def _fixed(path: str, methods: Iterable[HttpMethod], answer: Answer) -> HTTPRout
     return _routed(path, methods, handle)
 
 
-def _routed(path: str, methods: Iterable[HttpMethod], handle: Any, **options: Any) -> HTTPRouteHandler:
-    return HTTPRouteHandler(path, http_method=list(methods), status_code=200, **options)(handle)
+def _routed(path: str, methods: Iterable[HttpMethod], handle: Any) -> HTTPRouteHandler:
+    return HTTPRouteHandler(path, http_method=list(methods), status_code=200)(handle)
 
 
 def _on_http_error(_request: Request[Any, Any, Any], exc: HTTPException) -> Response[bytes]:
-    """What the router refuses: there is no such path, or the body is too large."""
+    """What the router refuses: there is no such path."""
     return _response(plain_problem(exc.status_code))
 
 

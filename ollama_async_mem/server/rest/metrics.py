@@ -43,6 +43,7 @@ class Figures:
         )
         self.open = Gauge(f"{_PREFIX}_open_requests", "Requests under way, streams among them.", registry=registry)
         self._memory = Gauge(f"{_PREFIX}_store", "What the store holds.", ("what",), registry=registry)
+        self._answers = Gauge(f"{_PREFIX}_store_up", "Whether the store answers, 1 or 0.", registry=registry)
         self._extraction = Gauge(
             f"{_PREFIX}_extraction", "What became of the extraction since the start.", ("what",), registry=registry
         )
@@ -50,11 +51,15 @@ class Figures:
             f"{_PREFIX}_embedding", "What the embedder did since the start.", ("what",), registry=registry
         )
 
-    async def exposed(self, statistics: MemoryStatistics) -> bytes:
-        """Write all figures in the text format, with those of the memory as they are now."""
-        _set(self._memory, statistics.store)
-        _set(self._extraction, statistics.extraction)
-        _set(self._embedding, statistics.embedding)
+    async def exposed(self, statistics: MemoryStatistics | None) -> bytes:
+        """Write all figures in the text format, with those of the memory as they are now; None where nobody knows."""
+        self._answers.set(statistics is not None)
+        if statistics is None:
+            self._memory.clear()
+        else:
+            _set(self._memory, statistics.store)
+            _set(self._extraction, statistics.extraction)
+            _set(self._embedding, statistics.embedding)
         return await anyio.to_thread.run_sync(generate_latest, self._registry)  # those of the process are in files
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ollama_async_mem.errors import OllamaAsyncMemError
+from ollama_async_mem.errors import OllamaAsyncMemError, StoreError
 from ollama_async_mem.events import EventsLost, FactAdded, MemoryEvent, MemoryUpdated, TurnStored
 from ollama_async_mem.memory.tasks import together
 from ollama_async_mem.records import Scope
@@ -17,6 +17,7 @@ from ollama_async_mem.server.rest.shapes import Health, Readiness, WatchEvents
 from ollama_async_mem.server.rest.streams import Streamed
 
 if TYPE_CHECKING:
+    from ollama_async_mem.counts import MemoryStatistics
     from ollama_async_mem.memory.feed import EventStream
     from ollama_async_mem.server.rest.routing import Call
     from ollama_async_mem.server.rest.streams import Emit
@@ -26,6 +27,7 @@ __all__ = ["HEALTH_ROUTES", "ROUTES"]
 HEARTBEAT_S = 15.0
 """Between signs of life: proxies and browsers give up a connection that says nothing, often after a minute."""
 _PROBE_S = 2.0
+_SCRAPE_S = 5.0  # Prometheus itself waits for ten
 
 
 async def events(call: Call, asked: WatchEvents) -> Streamed:
@@ -81,7 +83,10 @@ async def health(_call: Call) -> Health:
 
 
 async def ready(call: Call) -> Answer:
-    """Tell whether the store and the Ollama server answer, within two seconds; 503 where one does not."""
+    """Tell whether the store can be read and the Ollama server answers, within two seconds; 503 where one does not.
+
+    That the store cannot be written, as it is locked or its disk is full, shows in `/metrics`: as answers with 503.
+    """
     works = {"store": False, "ollama": False}
 
     async def store() -> None:
@@ -106,11 +111,18 @@ async def _works(call: Call) -> bool:
 async def metrics(call: Call) -> Answer:
     """Give the figures for Prometheus: requests, streams, memories, extraction and the process.
 
-    For keys that are bound to nobody.
+    For keys that are bound to nobody. They come without those of the store where it does not answer within five
+    seconds.
     """
     call.require_all()
-    figures = await call.server.figures.exposed(await call.memory.statistics())
+    figures = await call.server.figures.exposed(await _statistics(call))
     return Answer(200, figures, [(b"content-type", EXPOSITION)])
+
+
+async def _statistics(call: Call) -> MemoryStatistics | None:
+    with anyio.move_on_after(_SCRAPE_S), suppress(StoreError):
+        return await call.memory.statistics()
+    return None
 
 
 ROUTES = (Route("GET", "/events", events, WatchEvents, MemoryEvent, streams=(SSE, NDJSON)),)
