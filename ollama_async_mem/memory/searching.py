@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Finder"]
 
 _log = logging.getLogger(__name__)
+PATIENCE_S = 10.0  # with the embedding of a query, which may have to wait for its model to be loaded
 _POOL = 50
 _DATED_POOL = 20
 _MOST_SCOPES = 10_000
@@ -128,9 +129,11 @@ class Finder:
     async def _by_vector(self, query: Query, places: Places) -> list[Candidate] | None:
         """Find what is nearest, or return None where the query cannot be embedded: finding goes on with the words."""
         try:
-            vector = await self._embedder.embed_query(query.embedded)
-        except OllamaError as exc:
-            _log.warning("searching by words only, the query could not be embedded: %s", exc)
+            with anyio.fail_after(PATIENCE_S):
+                vector = await self._embedder.embed_query(query.embedded)
+        except (OllamaError, TimeoutError) as exc:
+            reason = str(exc) or f"nothing came within {PATIENCE_S:g} s"
+            _log.warning("searching by words only, the query could not be embedded: %s", reason)
             return None
         model, nearest = self._embedder.model, self._store.dense_candidates
         return _once([c for at, n in places for c in await nearest(at, vector, model=model, limit=n)])

@@ -46,7 +46,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             Forbidden: it may only read.
         """
         if not self.may_write:
-            raise Forbidden("this key may only read: use one that was made without --read-only")
+            raise Forbidden("this may only read: it needs a key, or a start, without --read-only")
 
     def require_admin(self) -> None:
         """Do nothing where this principal may change what belongs to all: models, settings, the whole store.

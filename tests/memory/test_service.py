@@ -12,6 +12,7 @@ from fakes import STALL, Raw, Reply, ScriptedOllama, error
 
 from ollama_async_mem import Fact, Memory, Message, OllamaClient, RetryPolicy
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, ModelNotFound, RecordNotFound, StoreClosed
+from ollama_async_mem.memory import searching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,19 @@ async def test_a_search_without_the_embedder_degrades(memory: Callable[..., Memo
     async with client, memory(client=client) as mem:
         await mem.add("peanuts and tea", user_id="a", infer=False)
         await server.stop()
+        found = await mem.search("peanuts", user_id="a")
+    assert [hit.text for hit in found] == ["peanuts and tea"]
+    assert found.degraded == ("dense",)
+
+
+async def test_a_search_does_not_wait_for_an_embedder_that_hangs(
+    memory: Callable[..., Memory], server: ScriptedOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes a request and says nothing is as one that is away, after some seconds."""
+    async with memory() as mem:
+        await mem.add("peanuts and tea", user_id="a", infer=False)
+        server.enqueue("POST /api/embed", Raw([STALL]), repeat=True)
+        monkeypatch.setattr(searching, "PATIENCE_S", 0.05)
         found = await mem.search("peanuts", user_id="a")
     assert [hit.text for hit in found] == ["peanuts and tea"]
     assert found.degraded == ("dense",)

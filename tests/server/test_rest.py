@@ -337,8 +337,6 @@ async def test_what_is_not_there_and_what_is_not_done(rest: httpx.AsyncClient) -
     wrong = await rest.put(f"{API}/memories", content=b"{}")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "DELETE, GET, HEAD, POST")
     assert wrong.headers["content-type"] == "application/problem+json"
-    large = await rest.post(f"{API}/memories", content=bytes(20_000_000))
-    assert (large.status_code, large.json()["title"]) == (413, "Request Entity Too Large")
 
 
 async def test_ollama_down_is_a_problem_that_passes(rest: httpx.AsyncClient, server: ScriptedOllama) -> None:
