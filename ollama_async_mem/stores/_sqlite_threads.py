@@ -1,17 +1,20 @@
 """The threads in which SQLite runs, so that the event loop never waits for a disk.
 
 One thread writes: whatever is queued goes into one transaction, and a caller resumes after its COMMIT (group commit:
-callers share the sync). A few threads read, each in a snapshot of its own. What takes long gets a thread and a
-connection for itself. It knows nothing of memories.
+callers share the sync). One thread reads, each time in a new snapshot, and while it takes long over something others
+help: many at once would only wait for the interpreter's lock. What is known to take long gets a thread and a connection
+for itself. It knows nothing of memories.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -37,6 +40,7 @@ Connect: TypeAlias = Callable[[], sqlite3.Connection]
 
 MAX_GROUP = 256
 MAX_QUEUED = 1024
+STUCK_S = 0.005  # how long the reader takes over something until others read what else is queued
 IDLE_S = 0.01  # how long nothing must be written before what is not urgent is done
 PROGRESS_OPS = 100_000  # after how many steps of its machine SQLite asks whether to go on
 
@@ -94,7 +98,10 @@ class SQLiteThreads:
         self._writes: _Inbox = queue.SimpleQueue()
         # Without readers everything is done by the writer: a database in memory has one connection.
         self._reads: _Inbox = queue.SimpleQueue() if readers else self._writes
-        self._readers = [_thread(self._read_loop) for _ in range(readers)]
+        self._help = threading.Semaphore(0)
+        self._is_watched = False
+        self._reading_since = math.inf
+        self._readers = [_thread(self._read_loop), *(_thread(self._help_loop) for _ in range(1, readers))][:readers]
         self._slots = asyncio.Semaphore(MAX_QUEUED)
         self._closed = False
 
@@ -120,8 +127,10 @@ class SQLiteThreads:
     async def stop(self) -> None:
         """Finish what is queued, close the connections and end the threads; cancellation does not hurry it."""
         self._closed = True
-        for _ in self._readers:
+        if self._readers:
             self._reads.put(None)
+        for _ in self._readers[1:]:
+            self._help.release()
         self._writes.put(None)
         asides = list(self._asides)
         for aside in asides:
@@ -196,9 +205,19 @@ class SQLiteThreads:
             raise StoreClosed(f"the store {self._where} is closed")
         item = Item(work, self._loop.create_future(), mode)
         inbox.put(item)
+        if mode == "read" and len(self._readers) > 1 and not self._is_watched:
+            self._watch()
         await item.future
         result: T = self._outcome(item)
         return result
+
+    def _watch(self) -> None:
+        """Look again and again, as long as something is queued to be read, whether the reader is stuck."""
+        self._is_watched = not self._reads.empty()
+        if self._is_watched:
+            if time.perf_counter() - self._reading_since > STUCK_S:
+                self._help.release()
+            self._loop.call_later(STUCK_S, self._watch)
 
     def _outcome(self, item: Item) -> Any:
         if isinstance(item.error, sqlite3.Error | OSError):
@@ -260,13 +279,31 @@ class SQLiteThreads:
     def _read_loop(self) -> None:
         conn: sqlite3.Connection | None = None
         while (item := self._reads.get()) is not None:
-            if not item.future.cancelled():
-                conn = conn or _attempt_connect(self._connect_reader, item)
-                if conn is not None:
-                    read(conn, item)
-            self._deliver([item])
+            self._reading_since = time.perf_counter()
+            conn = self._served(item, conn)
+            self._reading_since = math.inf
         if conn is not None:
             conn.close()
+
+    def _help_loop(self) -> None:
+        conn: sqlite3.Connection | None = None
+        while self._help.acquire() and not self._closed:
+            with suppress(queue.Empty):
+                if (item := self._reads.get_nowait()) is None:
+                    self._reads.put(None)  # it was for the reader
+                else:
+                    conn = self._served(item, conn)
+        if conn is not None:
+            conn.close()
+
+    def _served(self, item: Item, conn: sqlite3.Connection | None) -> sqlite3.Connection | None:
+        """Read for one call; returns the connection, which is opened when it is needed."""
+        if not item.future.cancelled():
+            conn = conn or _attempt_connect(self._connect_reader, item)
+            if conn is not None:
+                read(conn, item)
+        self._deliver([item])
+        return conn
 
 
 def _attempt_connect(connect: Connect, item: Item) -> sqlite3.Connection | None:

@@ -75,7 +75,7 @@ class SQLiteStore:
     account only. Text is stored as it comes, but for lone halves of surrogate pairs, which no encoding holds: they
     become U+FFFD. Vectors are stored with length one.
 
-    Without `create` the file must exist; `readers` threads search at the same time; `busy_timeout_s` is how long
+    Without `create` the file must exist; `readers` threads search, those after the first where it takes long; `busy_timeout_s` is how long
     another process is waited for before `StoreBusy`. `durability="full"` syncs before a write returns; "relaxed" may
     lose the last writes when the power fails, though not when a process is killed. `tokenize` is how FTS5 splits the
     text of a new file, such as "unicode61 remove_diacritics 2" without English stems, or "trigram" for parts of words.
