@@ -76,11 +76,11 @@ class SQLiteStore:
     become U+FFFD. Vectors are stored with length one.
 
     Without `create` the file must exist; `readers` threads search, all but one only while that takes long;
-    `busy_timeout_s` is how long another process is waited for before `StoreBusy`. `durability="full"` syncs before a write returns; "relaxed" may
-    lose the last writes when the power fails, though not when a process is killed. `tokenize` is how FTS5 splits the
-    text of a new file, such as "unicode61 remove_diacritics 2" without English stems, or "trigram" for parts of words.
-    `cache_bytes` bounds the memory for vectors of scopes that are searched often, a scope that does not fit is read
-    from the file each time; what was found lately takes up to 32 MiB more.
+    `busy_timeout_s` is how long another process is waited for before `StoreBusy`. `durability="full"` syncs before a
+    write returns; "relaxed" may lose the last writes when the power fails, though not when a process is killed.
+    `tokenize` is how FTS5 splits the text of a new file, such as "unicode61 remove_diacritics 2" without English stems,
+    or "trigram" for parts of words. `cache_bytes` bounds the memory for vectors of scopes that are searched often, a
+    scope that does not fit is read from the file each time; what was found lately takes up to 32 MiB more.
     """
 
     def __init__(
