@@ -73,17 +73,19 @@ class NearestSearch:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
             StoreError: the vector has no direction.
         """
-        query = unit(vector)
-        space = EmbeddingSpace(model, query.size)
+        space = EmbeddingSpace(model, np.size(vector))
 
-        def run(queries: list[Vector]) -> Awaitable[list[list[Candidate]]]:
-            asked = (selection, np.stack(queries), space, limit, now, self._where)
-            return read(lambda conn: _search(Search(conn, self.cache, *asked)))
+        def run(vectors: list[Vector]) -> Awaitable[list[list[Candidate]]]:
+            def work(conn: sqlite3.Connection) -> list[list[Candidate]]:
+                queries = np.stack([unit(vector) for vector in vectors])
+                return _search(Search(conn, self.cache, selection, queries, space, limit, now, self._where))
+
+            return read(work)
 
         if selection.where is not None:
-            return (await run([query]))[0]
+            return (await run([vector]))[0]
         same = (selection.scope, tuple(selection.kinds), selection.as_of, selection.everything, space, limit)
-        return await self._sharing.ask(same, query, run)
+        return await self._sharing.ask(same, vector, run)
 
 
 def _search(search: Search) -> list[list[Candidate]]:
