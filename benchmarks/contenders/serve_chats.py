@@ -21,7 +21,8 @@ async def main() -> None:
         client, turn = await Client.connect(url), 0
         while time.monotonic() < end_s:
             turn += 1
-            body = {"messages": f"Question {turn} of {number}?", "user_id": f"user-{number}", "infer": False}
+            text, kept = f"Question {turn} of {number}?", CASE.get("is_kept", True)
+            body = {"messages": text, "user_id": f"user-{number}", "infer": False, "remember": kept}
             client.send("/api/v1/chat", body)
             answer = await client.answer()
             is_good = b'"event":"done"' in answer and b'"error":null' in answer
