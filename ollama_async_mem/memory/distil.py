@@ -66,6 +66,7 @@ class Distiller:
         self._llm = llm
         self._instructions = instructions
         self._courtesy = courtesy or Courtesy()
+        self._thinking = anyio.CapacityLimiter(1)  # threads: several would keep the event loop from the interpreter
 
     async def distil(self, jobs: Sequence[Job]) -> Findings:
         """Find the facts of jobs of one scope and one prompt, their turns taken together.
@@ -84,7 +85,7 @@ class Distiller:
             statements, was_repaired = await self._ask(portion, earlier, jobs[0].prompt or self._instructions)
             rest = [Rejected("too many")] * (len(statements) - MOST_FACTS)
             check = partial(ground, statements[:MOST_FACTS], portion, earlier=earlier)
-            kept, dropped = await anyio.to_thread.run_sync(check)  # some 10 ms of words
+            kept, dropped = await anyio.to_thread.run_sync(check, limiter=self._thinking)  # some 10 ms of words
             grounded += kept
             rejected += [*dropped, *rest]
             repaired += was_repaired
@@ -144,10 +145,10 @@ class Distiller:
             return Plan(), ()
         vectors = await self._embedder.embed_documents([fact.text for fact in facts])
         near = [await self._near(fact, vector) for fact, vector in zip(facts, vectors, strict=True)]
-        plan = await anyio.to_thread.run_sync(reconcile, facts, near)
+        plan = await anyio.to_thread.run_sync(reconcile, facts, near, limiter=self._thinking)
         if plan.open:
             verdicts = await self._verdicts(plan.open[:_MOST_PAIRS])
-            plan = await anyio.to_thread.run_sync(reconcile, facts, near, verdicts)
+            plan = await anyio.to_thread.run_sync(reconcile, facts, near, verdicts, limiter=self._thinking)
         by_id = {fact.id: vector for fact, vector in zip(facts, vectors, strict=True)}
         return plan, tuple(by_id[fact.id] for fact in plan.added)
 

@@ -57,6 +57,8 @@ class Finder:
         self._reranker = reranker
         self._speakers: OrderedDict[Scope, frozenset[str]] = OrderedDict()
         self._ranking = anyio.Lock()
+        self._starting = anyio.Lock()
+        self._active = 0
 
     async def find(self, asked: Asked) -> SearchResult:
         """Find the memories that fit, best first.
@@ -65,6 +67,16 @@ class Finder:
             StoreError: an index could not be asked.
             EmbeddingMismatch: the embedder makes other vectors than the store holds.
         """
+        self._active += 1
+        try:
+            if self._active > 1:
+                async with self._starting:  # one in each round of the loop, as below
+                    pass
+            return await self._found(asked)
+        finally:
+            self._active -= 1
+
+    async def _found(self, asked: Asked) -> SearchResult:
         if self._reranker is None:
             return await self._ranked(asked)
         first = await self._ranked(replace(asked, limit=room(asked.limit), min_score=0.0))
