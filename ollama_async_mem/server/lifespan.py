@@ -22,12 +22,15 @@ async def lifespan(app: AsgiApp) -> AsyncIterator[None]:
 
     Raises:
         RuntimeError: the app says that it cannot start or end.
+        Exception: what it raised in place of saying so.
     """
     told = _Lifespan(app)
     task = asyncio.create_task(told.run())
     try:
         await told.started.wait()
         told.require_success()
+        if task.done():
+            task.result()
         yield
     finally:
         if not told.started.is_set():
@@ -46,12 +49,13 @@ class _Lifespan:
         self._app = app
         self.started, self.ending = anyio.Event(), anyio.Event()
         self._failure: str | None = None
+        self._is_known = False  # whether the app has asked for a message: then what it raises is its failure
 
     async def run(self) -> None:
         try:
             await self._app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, self._receive, self._send)
         except Exception:
-            if self.started.is_set():
+            if self._is_known:
                 raise
         finally:
             self.started.set()
@@ -61,6 +65,7 @@ class _Lifespan:
             raise RuntimeError(f"a part of the server failed: {self._failure}")
 
     async def _receive(self) -> dict[str, Any]:
+        self._is_known = True
         if not self.started.is_set():
             return {"type": "lifespan.startup"}
         await self.ending.wait()

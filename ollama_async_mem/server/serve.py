@@ -257,6 +257,8 @@ async def _run(server: uvicorn.Server, listeners: list[socket.socket]) -> AsyncI
     try:
         while not (server.started or task.done()):  # noqa: ASYNC110 - uvicorn has no event for it
             await anyio.sleep(0.001)
+        if task.done():
+            task.result()  # it failed: nothing is served
         yield
     finally:
         server.should_exit = True

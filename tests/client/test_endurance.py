@@ -341,6 +341,7 @@ async def test_iterations_that_are_left_leave_no_warnings(fake: ScriptedOllama) 
             async for _ in progress:
                 break
         await client.aclose()
+        assert pool_of(client).connections == (0, 0)
 
 
 # --- loops, threads, processes ------------------------------------------------------------------------------------

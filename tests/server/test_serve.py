@@ -343,8 +343,15 @@ async def test_an_app_without_a_lifespan_is_left_alone() -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no disk"})
 
+    async def breaks(_scope: Any, receive: Any, _send: Any) -> None:
+        await receive()
+        raise OSError("no room")
+
     async with lifespan(knows_none):
         pass
+    with pytest.raises(OSError, match="no room"):
+        async with lifespan(breaks):
+            pytest.fail("an app that broke was taken for started")
     with pytest.raises(RuntimeError, match="no disk"):
         async with lifespan(fails):
             pass
