@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime, timedelta
 
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     )
 
     Vector = NDArray[np.float32]
+    Choose = Callable[[list[Candidate]], Sequence[str]]
 
-__all__ = ["ChatModel", "CountingEmbedder", "Embedder", "InstructedModel", "MemoryStore", "Reranker"]
+__all__ = ["ChatModel", "CountingEmbedder", "Embedder", "InstructedModel", "MemoryStore", "NeighbourStore", "Reranker"]
 
 
 class Embedder(Protocol):
     """Texts in, vectors of length one out. Works inside `async with`; concurrent calls may share a request."""
 
     async def __aenter__(self) -> Self: ...
-
     async def __aexit__(self, *exc: object) -> None: ...
 
     @property
@@ -127,7 +127,6 @@ class MemoryStore(Protocol):
         ...
 
     async def __aenter__(self) -> Self: ...
-
     async def __aexit__(self, *exc: object) -> None: ...
 
     async def embedding_space(self) -> EmbeddingSpace | None:
@@ -199,10 +198,7 @@ class MemoryStore(Protocol):
         ...
 
     async def delete_all(self, selection: Selection, *, actor: str | None = None, cause: str | None = None) -> int:
-        """Destroy all memories of a selection as `delete` does; returns how many there were.
-
-        Facts that go only because their turns do are not counted.
-        """
+        """Destroy a selection as `delete` does; returns how many it had, not counting facts that lose their turns."""
         ...
 
     async def purge_expired(self, *, now: datetime) -> int:
@@ -242,10 +238,7 @@ class MemoryStore(Protocol):
     async def neighbours(
         self, turn_ids: Sequence[str], *, before: int = 1, after: int = 1
     ) -> dict[str, builtins.list[Turn]]:
-        """Return the turns around each of some turns, in exactly its scope, by `at` and id.
-
-        Without the turn itself and expired ones. Ids of which there is no turn are left out.
-        """
+        """Return the turns around each of some turns, in exactly its scope, by `at` and id, without expired ones."""
         ...
 
     async def history(self, memory_id: str) -> builtins.list[Event]:
@@ -331,10 +324,7 @@ class MemoryStore(Protocol):
         ...
 
     async def revive_jobs(self, *, dead: bool = True) -> int:
-        """Let the jobs be due at once that were put off after a failure; returns how many were changed.
-
-        With `dead` also queue those again that were given up, with their attempts at none.
-        """
+        """Let jobs that were put off be due at once, and with `dead` queue those given up as new; returns how many."""
         ...
 
     async def pending_jobs(self) -> int:
@@ -395,4 +385,15 @@ class MemoryStore(Protocol):
 
     async def check(self) -> builtins.list[str]:
         """Compare rows, vectors, keyword index and links; returns what is wrong in words, nothing where all is well."""
+        ...
+
+
+@runtime_checkable
+class NeighbourStore(Protocol):
+    """A store that also finds what is nearest and what was said around it in one step; none has to."""
+
+    async def dense_candidates_with_neighbours(
+        self, selection: Selection, vector: Vector, *, model: str, limit: int, choose: Choose
+    ) -> tuple[list[Candidate], dict[str, list[Turn]]]:
+        """Do what `dense_candidates` does, and `neighbours` for those that `choose`, called in any thread, names."""
         ...

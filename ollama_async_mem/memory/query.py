@@ -104,7 +104,8 @@ def has_word(text: str, root: str) -> bool:
     while at >= 0:
         if not root.isascii() and _UNSPACED.match(root):
             return True
-        if not (at and _is_in_word(text[at - 1])) and _is_form(text, at + len(root), root):
+        end = at + len(root)
+        if not (at and _is_in_word(text[at - 1])) and (not text[end : end + 1].isalnum() or _is_form(text, end, root)):
             return True
         at = text.find(root, at + 1)
     return False

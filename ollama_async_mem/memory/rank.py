@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from datetime import timedelta
 from itertools import islice, pairwise, takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ollama_async_mem.memory.query import has_word, is_during
@@ -19,7 +20,7 @@ from ollama_async_mem.memory.weights import DEFAULT, RankingWeights
 from ollama_async_mem.records import Fact, Hit, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ollama_async_mem.memory.query import Query
@@ -33,16 +34,17 @@ _SMOOTH = 10
 _STEEPEST = 700.0  # e to a higher power is no float
 _MOST_SOURCES = 2  # what was said again and again was said with other words around it
 _SENTENCE = re.compile(r"([^.!?\n\u2026\u3002\uff01\uff1f\u061f]+)([.!?\u2026\u3002\uff01\uff1f\u061f]*)")
+_by_time = attrgetter("at", "id")
 _ASKED = frozenset("?\uff1f\u061f")
 _PARTS = ("dense", "keyword", "neighbours", "speaker", "statement", "dates", "recency")
 
 
 class _Around(NamedTuple):
-    """Who stands beside whom, by ids: turns before and after turns, facts and the turns that they are drawn from."""
+    """Who stands beside whom, by place: turns before and after turns, facts and the turns that they are drawn from."""
 
-    before: Mapping[str, str]
-    after: Mapping[str, str]
-    linked: Mapping[str, Sequence[str]]
+    before: Mapping[int, int]
+    after: Mapping[int, int]
+    linked: Mapping[int, Sequence[int]]
 
 
 def speakers(candidates: Iterable[Candidate]) -> set[str]:
@@ -82,97 +84,110 @@ def rank(
     puts into the hits.
     """
     found = {c.memory.id: c.memory for candidates in (dense, keyword) for c in candidates}
-    memories: dict[str, MemoryRecord] = {turn.id: turn for turns in neighbours.values() for turn in turns}
-    memories.update(found)
-    around = _around(memories, neighbours, weights)
-    similar = _similarities(dense, memories, around, weights)
+    beside = {turn.id: turn for turns in neighbours.values() for turn in turns if turn.id not in found}
+    memories: list[MemoryRecord] = [*found.values(), *beside.values()]
+    places = {memory.id: place for place, memory in enumerate(memories)}
+    around = _around(memories, places, neighbours, weights)
+    similar = _similarities(dense, places, around, weights)
     own, shared = _words(query, memories, around, weights)
-    dated = _dated(query, memories.values(), weights)
-    parts: dict[str, tuple[float, ...]] = {}
-    for i, memory in memories.items():
-        before = similar.get(around.before.get(i, ""), 0.0)
-        parts[i] = (
-            similar[i],
-            weights.words * own[i],
-            weights.words * (shared[i] - own[i]) + weights.dense_before * before,
+    dated = _dated(query, memories, weights)
+    parts = [
+        (
+            similar[place],
+            weights.words * own[place],
+            weights.words * (shared[place] - own[place])
+            + weights.dense_before * (similar[around.before[place]] if place in around.before else 0.0),
             weights.speaker * _is_about(memory, query) if query.names else 0.0,
             weights.statement * _stated(memory),
-            dated.get(i, 0.0),
+            dated.get(place, 0.0),
             _recent(memory, now, weights) if weights.recency else 0.0,
         )
-    sums = {i: sum(of) for i, of in parts.items()}
-    order = sorted((memories if widen else found).values(), key=lambda m: (sums[m.id], m.at, m.id), reverse=True)
-    scored = ((m, _score(sums[m.id], weights)) for m in _told_once(order))
+        for place, memory in enumerate(memories)
+    ]
+    sums = [sum(of) for of in parts]
+    shown = memories if widen else memories[: len(found)]
+    order = sorted(((sums[place], m.at, m.id, place) for place, m in enumerate(shown)), reverse=True)
+    scored = ((place, _score(sums[place], weights)) for place in _told_once(memories, (last for *_, last in order)))
     best = islice(takewhile(lambda pair: pair[1] >= min_score, scored), limit)
-    return tuple(Hit(m, score, dict(zip(_PARTS, parts[m.id], strict=True)) if explain else {}) for m, score in best)
+    return tuple(
+        Hit(memories[place], score, dict(zip(_PARTS, parts[place], strict=True)) if explain else {})
+        for place, score in best
+    )
 
 
 def _around(
-    memories: Mapping[str, MemoryRecord], neighbours: Mapping[str, Sequence[Turn]], weights: RankingWeights
+    memories: Sequence[MemoryRecord],
+    places: Mapping[str, int],
+    neighbours: Mapping[str, Sequence[Turn]],
+    weights: RankingWeights,
 ) -> _Around:
-    before: dict[str, str] = {}
-    after: dict[str, str] = {}
-    linked: dict[str, list[str]] = defaultdict(list)
+    before: dict[int, int] = {}
+    after: dict[int, int] = {}
+    linked: dict[int, list[int]] = defaultdict(list)
     gap = timedelta(seconds=weights.neighbour_gap_s)
     for i, turns in neighbours.items():
-        row = sorted([*turns, memories[i]] if i in memories else turns, key=lambda turn: (turn.at, turn.id))
+        row = sorted([*turns, memories[places[i]]] if i in places else turns, key=_by_time)
         for earlier, later in pairwise(row):
             if later.at - earlier.at <= gap:
-                before[later.id], after[earlier.id] = earlier.id, later.id
-    for fact in memories.values():
-        for turn_id in fact.turn_ids if isinstance(fact, Fact) else ():
-            linked[turn_id].append(fact.id)
-            linked[fact.id].append(turn_id)
+                first, second = places[earlier.id], places[later.id]
+                before[second], after[first] = first, second
+    for place, fact in enumerate(memories):
+        if isinstance(fact, Fact):
+            for turn in (places[turn_id] for turn_id in fact.turn_ids if turn_id in places):
+                linked[turn].append(place)
+                linked[place].append(turn)
     return _Around(before, after, linked)
 
 
 def _similarities(
-    dense: Sequence[Candidate], memories: Iterable[str], around: _Around, weights: RankingWeights
-) -> dict[str, float]:
+    dense: Sequence[Candidate], places: Mapping[str, int], around: _Around, weights: RankingWeights
+) -> list[float]:
     """What the vectors say of each memory; a turn and the facts that are drawn from it are taken together."""
     if not dense:
-        return dict.fromkeys(memories, weights.listed)
+        return [weights.listed] * len(places)
     cosines = {c.memory.id: min(1.0, max(0.0, c.score)) for c in dense}
     floor = min(cosines.values()) * len(dense) / (len(dense) + _FEW)
     span = 1 - floor
-    found = {i: weights.listed + weights.dense * (cosine - floor) / span for i, cosine in cosines.items()}
-    similar = {i: found.get(i, 0.0) for i in memories}
-    for i in around.linked.keys() & similar.keys():
-        similar[i] = max(found.get(j, 0.0) for j in (i, *around.linked[i]))
+    similar = [0.0] * len(places)
+    for i, cosine in cosines.items():
+        similar[places[i]] = weights.listed + weights.dense * (cosine - floor) / span
+    together = {place: max(similar[other] for other in (place, *others)) for place, others in around.linked.items()}
+    for place, value in together.items():
+        similar[place] = value
     return similar
 
 
 def _words(
-    query: Query, memories: Mapping[str, MemoryRecord], around: _Around, weights: RankingWeights
-) -> tuple[dict[str, float], dict[str, float]]:
+    query: Query, memories: Sequence[MemoryRecord], around: _Around, weights: RankingWeights
+) -> tuple[list[float], list[float]]:
     """The share of the query's words that each memory has, and the same with those around it."""
-    texts = {i: memory.text[:_MOST_READ].lower() for i, memory in memories.items()}
-    has = [{i for i, text in texts.items() if root in text and has_word(text, root)} for root in query.roots]
-    own, shared = dict.fromkeys(memories, 0.0), dict.fromkeys(memories, 0.0)
-    rarity = [_rarity(len(having), len(memories)) for having in has]
+    texts = [memory.text[:_MOST_READ].lower() for memory in memories]
+    has = [[n for n, text in enumerate(texts) if root in text and has_word(text, root)] for root in query.roots]
+    own, shared = [0.0] * len(texts), [0.0] * len(texts)
+    rarity = [_rarity(len(having), len(texts)) for having in has]
     mass = math.fsum(rarity) or 1.0
     for having, rare in zip(has, rarity, strict=True):
-        counts = _counts(having, around, weights)
-        for i, count in counts.items():
-            if i in memories:
-                own[i] += rare / mass if i in having else 0.0
-                shared[i] += rare / mass * count * (weights.saturation + 1) / (count + weights.saturation)
+        share = rare / mass
+        for place in having:
+            own[place] += share
+        for place, count in _counts(having, around, weights).items():
+            shared[place] += share * count * (weights.saturation + 1) / (count + weights.saturation)
     return own, shared
 
 
-def _counts(having: Iterable[str], around: _Around, weights: RankingWeights) -> dict[str, float]:
+def _counts(having: Iterable[int], around: _Around, weights: RankingWeights) -> dict[int, float]:
     """How often a word counts for each memory that has it, or stands beside one that does."""
-    counts: dict[str, float] = defaultdict(float)
-    linked: set[str] = set()
-    for i in having:
-        counts[i] += 1.0
-        if i in around.after:
-            counts[around.after[i]] += weights.words_before
-        if i in around.before:
-            counts[around.before[i]] += weights.words_after
-        linked.update(around.linked.get(i, ()))
-    for i in linked:
-        counts[i] += weights.words_linked
+    counts: dict[int, float] = defaultdict(float)
+    linked: set[int] = set()
+    for place in having:
+        counts[place] += 1.0
+        if place in around.after:
+            counts[around.after[place]] += weights.words_before
+        if place in around.before:
+            counts[around.before[place]] += weights.words_after
+        linked.update(around.linked.get(place, ()))
+    for place in linked:
+        counts[place] += weights.words_linked
     return counts
 
 
@@ -195,19 +210,21 @@ def _stated(memory: MemoryRecord) -> float:
     if isinstance(memory, Fact):
         return 1.0
     sentences = _SENTENCE.findall(text[:_MOST_READ])
+    if len(sentences) == 1:
+        return 0.0 if not _ASKED.isdisjoint(sentences[0][1]) else 1.0
     asked = sum(len(words) for words, marks in sentences if not _ASKED.isdisjoint(marks))
     return 1 - asked / max(sum(len(words) for words, _ in sentences), 1)
 
 
-def _dated(query: Query, memories: Collection[MemoryRecord], weights: RankingWeights) -> dict[str, float]:
+def _dated(query: Query, memories: Sequence[MemoryRecord], weights: RankingWeights) -> dict[int, float]:
     """What it counts to name days where the query asks when, and to be of the days that it names."""
-    found: dict[str, float] = defaultdict(float)
+    found: dict[int, float] = defaultdict(float)
     if query.asks_when:
-        found.update((memory.id, weights.when) for memory in memories if memory.dates)
+        found.update((place, weights.when) for place, memory in enumerate(memories) if memory.dates)
     if query.dates:
-        during = [memory.id for memory in memories if _is_of_its_days(memory, query)]
-        for i in during:  # days on which all was said tell nothing
-            found[i] += weights.dates * (1 - len(during) / len(memories))
+        during = [place for place, memory in enumerate(memories) if _is_of_its_days(memory, query)]
+        for place in during:  # days on which all was said tell nothing
+            found[place] += weights.dates * (1 - len(during) / len(memories))
     return found
 
 
@@ -226,16 +243,17 @@ def _score(total: float, weights: RankingWeights) -> float:
     return 1 / (1 + math.exp(min(weights.slope * (weights.middle - total), _STEEPEST)))
 
 
-def _told_once(order: Iterable[MemoryRecord]) -> Iterator[MemoryRecord]:
+def _told_once(memories: Sequence[MemoryRecord], order: Iterable[int]) -> Iterator[int]:
     """Leave out turns that an earlier fact is drawn from, and facts whose turns have all come."""
     turns: set[str] = set()
     sources: set[str] = set()
-    for memory in order:
+    for place in order:
+        memory = memories[place]
         if isinstance(memory, Turn):
             turns.add(memory.id)
             if memory.id not in sources:
-                yield memory
+                yield place
         elif not memory.turn_ids or not turns.issuperset(memory.turn_ids):
             if len(memory.turn_ids) <= _MOST_SOURCES:
                 sources.update(memory.turn_ids)
-            yield memory
+            yield place

@@ -16,17 +16,18 @@ from ollama_async_mem.memory.query import read_query
 from ollama_async_mem.memory.rank import rank, shortlist, speakers
 from ollama_async_mem.memory.rerank import reranked, room
 from ollama_async_mem.memory.tasks import together
+from ollama_async_mem.ports import NeighbourStore
 from ollama_async_mem.records import SearchResult, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ollama_async_mem.filters import Condition
     from ollama_async_mem.memory.asked import Asked
     from ollama_async_mem.memory.query import Query
     from ollama_async_mem.memory.weights import RankingWeights
     from ollama_async_mem.ports import Embedder, MemoryStore, Reranker
-    from ollama_async_mem.records import Candidate, DateRange, Scope
+    from ollama_async_mem.records import Candidate, DateRange, Scope, Turn
 
     Places: TypeAlias = Sequence[tuple[Selection, int]]
 
@@ -56,6 +57,7 @@ class Finder:
         self._weights = weights
         self._reranker = reranker
         self._speakers: OrderedDict[Scope, frozenset[str]] = OrderedDict()
+        self._in_one_step = store.dense_candidates_with_neighbours if isinstance(store, NeighbourStore) else None
         self._ranking = anyio.Lock()
         self._starting = anyio.Lock()
         self._active = 0
@@ -88,13 +90,15 @@ class Finder:
         now = asked.selection.as_of or datetime.now(UTC)
         query = read_query(asked.text, now=now)
         places = _places(asked, query)
-        query, keyword, dense = await self._candidates(query, places)
-        around = await self._store.neighbours(shortlist(dense or (), keyword))
+        query, found = await self._candidates(query, places)
+        around = found.around
+        if around is None:
+            around = await self._store.neighbours(shortlist(found.dense or (), found.keyword or ()))
         async with self._ranking:  # one in each round of the loop: many searches that end at once do not stall it
             hits = rank(
                 query,
-                dense or (),
-                keyword,
+                found.dense or (),
+                found.keyword or (),
                 around,
                 now=now,
                 weights=self._weights,
@@ -103,29 +107,30 @@ class Finder:
                 widen=asked.selection.where is None and asked.selection.as_of is None,
                 explain=asked.explain,
             )
-        return SearchResult(hits, ("dense",) if dense is None else ())
+        return SearchResult(hits, ("dense",) if found.dense is None else ())
 
-    async def _candidates(self, query: Query, places: Places) -> tuple[Query, list[Candidate], list[Candidate] | None]:
-        """Ask both indexes; returns the query without names, and None for an index that could not be asked."""
-        scope = places[0][0].scope
+    async def _candidates(self, query: Query, places: Places) -> tuple[Query, _Found]:
+        """Ask both indexes; returns the query without names too."""
+        scope, found = places[0][0].scope, _Found()
         known = self._speakers.get(scope)
         if known is None:
-            keyword = await self._by_words(query, places)
-            query = query.about(self._learned(scope, keyword))
-            return query, keyword, await self._by_vector(query, places)
-        about, found = query.about(known), _Found()
+            found.keyword = await self._by_words(query, places)
+            query = query.about(self._learned(scope, found.keyword))
+            await self._by_vector(query, places, found)
+            return query, found
+        about = query.about(known)
 
         async def words() -> None:
             found.keyword = await self._by_words(query, places)
 
         async def vector() -> None:
-            found.dense = await self._by_vector(about, places)
+            await self._by_vector(about, places, found)
 
         await together(words, vector)
-        again = query.about(self._learned(scope, found.keyword))
+        again = query.about(self._learned(scope, found.keyword or ()))
         if again.embedded != about.embedded:  # somebody speaks who was not known, and the query names them
-            found.dense = await self._by_vector(again, places)
-        return again, found.keyword, found.dense
+            await self._by_vector(again, places, found)
+        return again, found
 
     def _learned(self, scope: Scope, found: Sequence[Candidate]) -> frozenset[str]:
         """All who are known to speak in a scope, by now."""
@@ -138,24 +143,38 @@ class Finder:
     async def _by_words(self, query: Query, places: Places) -> list[Candidate]:
         return _once([c for at, n in places for c in await self._store.keyword_candidates(at, query.text, limit=n)])
 
-    async def _by_vector(self, query: Query, places: Places) -> list[Candidate] | None:
-        """Find what is nearest, or return None where the query cannot be embedded: finding goes on with the words."""
+    async def _by_vector(self, query: Query, places: Places, found: _Found) -> None:
+        """Find what is nearest, but where the query cannot be embedded: finding goes on with the words."""
+        found.dense = found.around = None
         try:
             with anyio.fail_after(PATIENCE_S):
                 vector = await self._embedder.embed_query(query.embedded)
         except (OllamaError, TimeoutError) as exc:
             reason = str(exc) or f"nothing came within {PATIENCE_S:g} s"
             _log.warning("searching by words only, the query could not be embedded: %s", reason)
-            return None
-        model, nearest = self._embedder.model, self._store.dense_candidates
-        return _once([c for at, n in places for c in await nearest(at, vector, model=model, limit=n)])
+            return
+        model, (everywhere, *dated) = self._embedder.model, places
+        if self._in_one_step is None or dated:
+            nearest = self._store.dense_candidates
+            found.dense = _once([c for at, n in places for c in await nearest(at, vector, model=model, limit=n)])
+        else:
+            at, n = everywhere
+            found.dense, around = await self._in_one_step(at, vector, model=model, limit=n, choose=found.choose)
+            found.around = around if found.is_chosen else None
 
 
 class _Found:
-    """What two tasks bring."""
+    """What both indexes bring, None as long as they have not."""
 
-    keyword: list[Candidate]
-    dense: list[Candidate] | None
+    keyword: list[Candidate] | None = None
+    dense: list[Candidate] | None = None
+    around: Mapping[str, Sequence[Turn]] | None = None
+    is_chosen = False
+
+    def choose(self, dense: Sequence[Candidate]) -> list[str]:
+        """The turns around which to look; none where the words have not been found yet."""
+        self.is_chosen = self.keyword is not None
+        return shortlist(dense, self.keyword) if self.keyword is not None else []
 
 
 def _places(asked: Asked, query: Query) -> Places:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
+from ._sqlite_work import number
 from ._vectors import from_blobs
 
 if TYPE_CHECKING:
@@ -188,13 +189,12 @@ def sample(conn: sqlite3.Connection, count: int, dimension: int) -> tuple[Ids, M
 
 def newest_seq(conn: sqlite3.Connection) -> int:
     """The highest row there is, 0 where there is none."""
-    return int(conn.execute("SELECT coalesce(max(seq), 0) FROM memories").fetchone()[0])
+    return number(conn, "SELECT max(seq) FROM memories")
 
 
 def last_change(conn: sqlite3.Connection) -> int:
     """The number of the last entry in the log of changes."""
-    last = conn.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()
-    return int(last[0]) if last else 0
+    return number(conn, "SELECT seq FROM sqlite_sequence WHERE name = 'changes'")
 
 
 def changes_since(conn: sqlite3.Connection, known: int, last: int) -> Ids | None:

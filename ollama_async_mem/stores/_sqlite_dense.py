@@ -14,32 +14,37 @@ from ollama_async_mem.records import EmbeddingSpace
 from . import _sqlite_blocks as blocks
 from . import _sqlite_codes as codes
 from ._checks import require_space
+from ._crew import Crew
 from ._sqlite_blocks import Meant
-from ._sqlite_matrices import Vectors, stamp_of
-from ._sqlite_rows import candidates, candidates_of_each, read_space
+from ._sqlite_matrices import Vectors
+from ._sqlite_reads import neighbours
+from ._sqlite_rows import candidates, candidates_of_each, owned, read_space
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_sharing import Sharing
 from ._sqlite_values import micros
-from ._vectors import nearest, nearest_codes, sign_bits, sign_scores, unit
+from ._sqlite_work import begin, stamp_of
+from ._vectors import nearest, nearest_codes, nearest_to_each, sign_bits, sign_scores, unit
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Awaitable, Callable, Iterable, Iterator
     from datetime import datetime
 
-    from ollama_async_mem.ports import Vector
-    from ollama_async_mem.records import Candidate, Selection
+    from ollama_async_mem.ports import Choose, Vector
+    from ollama_async_mem.records import Candidate, Selection, Turn
 
     from ._sqlite_blocks import Block
-    from ._sqlite_matrices import MatrixCache, Mirror, Stamp
+    from ._sqlite_matrices import MatrixCache, Mirror
     from ._sqlite_selection import ScopeKeys
+    from ._sqlite_work import Stamp
     from ._vectors import Codes, Ids, Mask, Matrix
 
-__all__ = ["NearestSearch"]
+__all__ = ["Asked", "NearestSearch"]
 
 Scored: TypeAlias = list[tuple[int, float]]
-Read: TypeAlias = "Callable[[Callable[[sqlite3.Connection], list[list[Candidate]]]], Awaitable[list[list[Candidate]]]]"
+Read: TypeAlias = "Callable[[Callable[[sqlite3.Connection], list[Found]]], Awaitable[list[Found]]]"
 
+SHARED_BYTES = 8 << 20  # of vectors, from which on it is worth waking another thread to read half of them
 MOST_TOGETHER = 32  # queries: the more, the cheaper each is, but the first of them waits longer
 
 
@@ -48,6 +53,7 @@ class Search(NamedTuple):
 
     conn: sqlite3.Connection
     cache: MatrixCache
+    crew: Crew
     selection: Selection
     queries: Matrix  # of length one, (n, dimension)
     space: EmbeddingSpace
@@ -56,36 +62,56 @@ class Search(NamedTuple):
     where: str
 
 
+class Asked(NamedTuple):
+    """A vector of any length, and which of the turns that it finds are wanted with their neighbours."""
+
+    vector: Vector
+    choose: Choose
+
+
+class Found(NamedTuple):
+    """What is nearest, and what was said around it."""
+
+    candidates: list[Candidate]
+    neighbours: dict[str, list[Turn]]
+
+
 class NearestSearch:
     """Searches a store by vectors; those for the same that come at the same time share the work."""
 
     def __init__(self, cache: MatrixCache, where: str) -> None:
         self.cache = cache
         self._where = where
-        self._sharing: Sharing[Vector, list[Candidate]] = Sharing(MOST_TOGETHER)
+        self._crew = Crew()
+        self._sharing: Sharing[Asked, Found] = Sharing(MOST_TOGETHER)
 
     async def find(
-        self, read: Read, selection: Selection, vector: Vector, *, model: str, limit: int, now: datetime
-    ) -> list[Candidate]:
-        """Return the memories nearest to a vector of any length, scored by cosine.
+        self, read: Read, selection: Selection, asked: Asked, *, model: str, limit: int, now: datetime
+    ) -> Found:
+        """Return the memories nearest to a vector, scored by cosine.
 
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
             StoreError: the vector has no direction.
         """
-        space = EmbeddingSpace(model, np.size(vector))
+        space = EmbeddingSpace(model, np.size(asked.vector))
 
-        def run(vectors: list[Vector]) -> Awaitable[list[list[Candidate]]]:
-            def work(conn: sqlite3.Connection) -> list[list[Candidate]]:
-                queries = np.stack([unit(vector) for vector in vectors])
-                return _search(Search(conn, self.cache, selection, queries, space, limit, now, self._where))
+        def run(together: list[Asked]) -> Awaitable[list[Found]]:
+            def work(conn: sqlite3.Connection) -> list[Found]:
+                queries = np.stack([unit(asked.vector) for asked in together])
+                search = Search(conn, self.cache, self._crew, selection, queries, space, limit, now, self._where)
+                return _with_neighbours(search, _search(search), [asked.choose for asked in together])
 
             return read(work)
 
         if selection.where is not None:
-            return (await run([vector]))[0]
+            return (await run([asked]))[0]
         same = (selection.scope, tuple(selection.kinds), selection.as_of, selection.everything, space, limit)
-        return await self._sharing.ask(same, vector, run)
+        return await self._sharing.ask(same, asked, run)
+
+    def stop(self) -> None:
+        """End its threads once the last search is over."""
+        self._crew.stop()
 
 
 def _search(search: Search) -> list[list[Candidate]]:
@@ -96,6 +122,18 @@ def _search(search: Search) -> list[list[Candidate]]:
         return candidates_of_each(search.conn, found)
     each = (search._replace(queries=query[None]) for query in search.queries)
     return [candidates(search.conn, _among_codes(one, mirror)) for one in each]
+
+
+def _with_neighbours(search: Search, found: list[list[Candidate]], choices: list[Choose]) -> list[Found]:
+    """Add what was said around those that are chosen. No search shares a record with another."""
+    chosen = [choose(candidates) for candidates, choose in zip(found, choices, strict=True)]
+    every = {turn_id for turn_ids in chosen for turn_id in turn_ids}
+    near = neighbours(search.conn, list(every), 1, 1, search.now) if every else {}
+
+    if len(found) == 1:
+        return [Found(found[0], near)]
+    each = ({i: [owned(turn) for turn in near[i]] for i in turn_ids if i in near} for turn_ids in chosen)
+    return [Found(*of_one) for of_one in zip(found, each, strict=True)]
 
 
 def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | None:
@@ -114,8 +152,12 @@ def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | No
         if mirror.rows > codes.EXACT_ROWS:
             mirror.is_large = True
             mirror.clear()
+        is_shared = mirror.source is not None and mirror.size_bytes >= SHARED_BYTES
     meant = _meant(search, None)
-    return nearest(((block.seqs, block.data, meant.mask(block)) for block in held), search.queries, search.limit)
+    masked = ((block.seqs, block.data, meant.mask(block)) for block in held)
+    if len(search.queries) > 1:
+        return nearest_to_each(masked, search.queries, search.limit)
+    return [nearest(masked, search.queries[0], search.limit, search.crew if is_shared else None)]
 
 
 def _among_codes(search: Search, mirror: Mirror[Vectors]) -> Scored:
@@ -137,7 +179,7 @@ def _among_codes(search: Search, mirror: Mirror[Vectors]) -> Scored:
         mirror.is_large = False  # it shrank
     best = np.argsort(-sign_scores(rows, search.queries[0], source.mean), kind="stable")[:scored]
     chosen = blocks.read_vectors(search.conn, seqs[best], search.space.dimension)
-    return nearest(chosen, search.queries, search.limit)[0]
+    return nearest(chosen, search.queries[0], search.limit)
 
 
 def _masked(held: Iterable[Block], meant: Meant) -> Iterator[tuple[Ids, Codes, Mask | None]]:
@@ -155,7 +197,7 @@ def _scan(search: Search) -> Scored:
     condition, values = selection_sql(search.conn, search.selection, search.now) or ("FALSE", [])
     ordered = f"memories.seq IN (SELECT seq FROM memories WHERE {condition})"  # noqa: S608 - no text of others
     rows = blocks.read_rows(search.conn, ordered, values, search.space.dimension)
-    return nearest(((block.seqs, block.data, None) for block in rows), search.queries, search.limit)[0]
+    return nearest(((block.seqs, block.data, None) for block in rows), search.queries[0], search.limit)
 
 
 def _keys(search: Search) -> ScopeKeys | None:
@@ -199,5 +241,5 @@ def _scope_mask(conn: sqlite3.Connection, keys: ScopeKeys) -> Mask | None:
 def _new_snapshot(conn: sqlite3.Connection) -> Stamp:
     """Leave the snapshot for one that no mirror is newer than."""
     conn.execute("ROLLBACK")
-    conn.execute("BEGIN")
+    begin(conn)
     return stamp_of(conn)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from ._sqlite_blocks import newest_seq
 from ._sqlite_inserts import indexes_parts
 from ._sqlite_rows import candidates, gathered
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_values import micros
+from ._sqlite_work import number
 from ._text import keywords
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def keyword_candidates(
     chosen, owners = selection_sql(conn, selection, now), _owner_phrases(conn, selection, now)
     if not words or not owners or chosen is None:
         return []
-    rows = conn.execute("SELECT coalesce(max(seq), 0) FROM memories").fetchone()[0]
+    rows = newest_seq(conn)
     terms = _Terms(_all(owners), True, words, {}) if rows <= SMALL_STORE else _choose(conn, counts, owners, words, rows)
     ranked = _ranked_sql(terms, chosen, limit)
     found = dict(gathered(conn, "json_array(seq, score)", *ranked)) if terms.ranking else {}
@@ -147,8 +149,8 @@ def _classes(conn: sqlite3.Connection, selection: Selection, now: datetime) -> l
     """The classes that the memories of a selection can have in the index: see `_sqlite_migrations`."""
     classes = ["t"] if "turn" in selection.kinds else []
     if "fact" in selection.kinds:
-        ended = "SELECT 1 FROM memories WHERE valid_to > ? LIMIT 1"  # few facts end in the future, if any
         only_now = not selection.everything and selection.as_of is None
-        may_be_ended = not only_now or conn.execute(ended, (micros(now),)).fetchone()
+        last_end = number(conn, "SELECT max(valid_to) FROM memories WHERE valid_to IS NOT NULL")
+        may_be_ended = not only_now or last_end > micros(now)  # few facts end in the future, if any
         classes += ["f", "d"] if may_be_ended else ["f"]
     return classes

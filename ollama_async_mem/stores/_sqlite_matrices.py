@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from . import _sqlite_blocks as blocks
 from ._sqlite_selection import ScopeKeys  # noqa: TC001 - a NamedTuple looks its annotations up
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from ._sqlite_blocks import Block
     from ._sqlite_codes import Coding
+    from ._sqlite_work import Stamp
     from ._vectors import Ids
 
-__all__ = ["MatrixCache", "Mirror", "Stamp", "Vectors", "stamp_of"]
+__all__ = ["MatrixCache", "Mirror", "Vectors"]
 
 S = TypeVar("S", bound=blocks.Source)
-Stamp: TypeAlias = tuple[int, int]
 
 BLOCK_ROWS = 4096
 BLOCK_BYTES = 4 << 20
@@ -165,11 +165,6 @@ class MatrixCache:
             _, gone = self._mirrors.popitem(last=False)
             self._size_bytes -= gone.counted_bytes
             gone.counted_bytes = 0
-
-
-def stamp_of(conn: sqlite3.Connection) -> Stamp:
-    """Changes with each commit of another connection, and with each change of this one. It begins the snapshot."""
-    return conn.execute("PRAGMA data_version").fetchone()[0], conn.total_changes
 
 
 def _appended(held: Iterable[Block], more: Iterable[Block]) -> list[Block]:

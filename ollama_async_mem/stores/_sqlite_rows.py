@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -27,10 +27,13 @@ __all__ = [
     "get",
     "get_many",
     "load_rows",
+    "owned",
     "read_scope",
     "read_space",
     "scope_of",
 ]
+
+M = TypeVar("M", bound=Turn | Fact)
 
 MAX_SLOTS = 500
 
@@ -195,8 +198,9 @@ def candidates_of_each(conn: sqlite3.Connection, found: Sequence[Sequence[tuple[
     """Read the memories of the scored rows of several searches at once; no search shares a record with another."""
     memories = load_rows(conn, list({seq for scored in found for seq, _ in scored}))
     first, *others = ([Candidate(memories[seq], score) for seq, score in scored] for scored in found)
-    return [first, *([Candidate(_own(c.memory), c.score) for c in other] for other in others)]
+    return [first, *([Candidate(owned(c.memory), c.score) for c in other] for other in others)]
 
 
-def _own(memory: MemoryRecord) -> MemoryRecord:
+def owned(memory: M) -> M:
+    """A copy that shares nothing that a caller could change."""
     return replace(memory, metadata=dict(memory.metadata))

@@ -20,11 +20,26 @@ if TYPE_CHECKING:
 
     from ._sqlite_records import RecordCache
 
-__all__ = ["Item", "MemoConnection", "Mode", "Work", "commit_all", "memo_of", "read", "rollback", "serve"]
+__all__ = [
+    "Item",
+    "MemoConnection",
+    "Mode",
+    "Stamp",
+    "Work",
+    "begin",
+    "commit_all",
+    "memo_of",
+    "number",
+    "read",
+    "rollback",
+    "serve",
+    "stamp_of",
+]
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], T]
 Mode: TypeAlias = Literal["read", "write", "alone"]
+Stamp: TypeAlias = tuple[int, int]
 
 
 class MemoConnection(sqlite3.Connection):
@@ -37,11 +52,48 @@ class MemoConnection(sqlite3.Connection):
         super().__init__(*args, **options)
         self.memo: dict[Any, Any] = {}
         self.records: RecordCache | None = None  # for one that only reads what is committed
+        self.stamp: Stamp | None = None  # of the snapshot; None before it begins
+        self.numbers: tuple[Stamp | None, dict[str, int]] = (None, {})  # that were read under a stamp
 
 
 def memo_of(conn: sqlite3.Connection) -> dict[Any, Any]:
     """The memo of a connection, one that is forgotten at once where it has none."""
     return conn.memo if isinstance(conn, MemoConnection) else {}
+
+
+def begin(conn: sqlite3.Connection) -> None:
+    """Let a snapshot begin with the first read."""
+    conn.execute("BEGIN")
+    if isinstance(conn, MemoConnection):
+        conn.stamp = None
+
+
+def stamp_of(conn: sqlite3.Connection) -> Stamp:
+    """Changes with each commit of another connection, and with each change of this one. It begins the snapshot."""
+    stamp = conn.stamp if isinstance(conn, MemoConnection) else None
+    if stamp is None:
+        stamp = conn.execute("PRAGMA data_version").fetchone()[0], conn.total_changes
+        if isinstance(conn, MemoConnection):
+            conn.stamp = stamp
+    return stamp
+
+
+def number(conn: sqlite3.Connection, sql: str) -> int:
+    """The one number that a query gives, 0 for none. A connection that only reads asks again when the file changed."""
+    if not isinstance(conn, MemoConnection) or conn.records is None:
+        return _number(conn, sql)
+    stamp = stamp_of(conn)
+    if conn.numbers[0] != stamp:
+        conn.numbers = stamp, {}
+    numbers = conn.numbers[1]
+    if sql not in numbers:
+        numbers[sql] = _number(conn, sql)
+    return numbers[sql]
+
+
+def _number(conn: sqlite3.Connection, sql: str) -> int:
+    row = conn.execute(sql).fetchone()
+    return row[0] or 0 if row else 0
 
 
 class Item(msgspec.Struct):
@@ -53,12 +105,12 @@ class Item(msgspec.Struct):
     result: Any = None
     error: Exception | None = None
 
-    def run(self, conn: sqlite3.Connection, *, begin: bool = False) -> None:
+    def run(self, conn: sqlite3.Connection, *, is_read: bool = False) -> None:
         """Do the work and keep its outcome. After a rollback it may run again."""
         self.error = None
         try:
-            if begin:
-                conn.execute("BEGIN")
+            if is_read:
+                begin(conn)
             self.result = self.work(conn)
         except Exception as exc:  # noqa: BLE001 - it goes to the caller's task, which raises it
             self.error = exc
@@ -71,7 +123,7 @@ def serve(conn: sqlite3.Connection, items: list[Item]) -> None:
             commit_all(conn, list(run))
             continue
         for item in run:
-            item.run(conn, begin=mode == "read")
+            item.run(conn, is_read=mode == "read")
             rollback(conn)
 
 
@@ -137,5 +189,5 @@ def _end(conn: sqlite3.Connection) -> None:
 
 def read(conn: sqlite3.Connection, item: Item) -> None:
     """Run an item in one snapshot, on a connection that only reads: what is in its memo is committed, and stays."""
-    item.run(conn, begin=True)
+    item.run(conn, is_read=True)
     _end(conn)

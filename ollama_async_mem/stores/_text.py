@@ -35,6 +35,7 @@ UNSPACED_RUN = re.compile(f"(?:{_UNIT.pattern})+")
 _EMOJI = re.compile(
     "[\U0001f1e6-\U0001f1ff]{2}|[\u231a-\u23ff\u25a0-\u27bf\u2b00-\u2bff\U0001f000-\U0001f3fa\U0001f400-\U0001faff]"
 )
+_ASCII_WORD = re.compile("[a-z0-9]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _STOP_WORDS = (
@@ -85,6 +86,9 @@ def keywords(query: str, *, pairs: bool = True) -> list[str]:
 
 def _words(text: str, *, pairs: bool) -> Iterator[str]:
     """Each word in lower case; a run of a script without spaces gives its pairs, or the one unit it has."""
+    if text.isascii():
+        yield from _ASCII_WORD.findall(text.lower())
+        return
     for word in "".join(c if _in_word(c) else " " for c in text).lower().split():
         for part in UNSPACED_RUN.sub(lambda run: f" {run[0]} ", word).split():
             if pairs and (alone := units(part)):

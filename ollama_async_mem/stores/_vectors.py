@@ -7,7 +7,7 @@ codes differ, the likelier the vectors are near; so codes choose which rows are 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.ports import Vector
 
+    from ._crew import Crew
+
     Ids: TypeAlias = NDArray[np.int64]
     Mask: TypeAlias = NDArray[np.bool_]
     Matrix: TypeAlias = NDArray[np.float32]
     Codes: TypeAlias = NDArray[np.uint64]
     Distances: TypeAlias = NDArray[np.uint16]
 
-__all__ = ["distances", "from_blobs", "nearest", "nearest_codes", "sign_bits", "sign_scores", "unit"]
+__all__ = ["distances", "from_blobs", "nearest", "nearest_codes", "nearest_to_each", "sign_bits", "sign_scores", "unit"]
 
 WORD_BITS = 64
 _FURTHEST = 0xFFFF
@@ -59,29 +61,51 @@ def from_blobs(blobs: Sequence[bytes], dimension: int) -> Matrix:
 
 
 def nearest(
+    blocks: Iterable[tuple[Ids, Matrix, Mask | None]], query: Vector, limit: int, crew: Crew | None = None
+) -> list[tuple[int, float]]:
+    """Return the `limit` ids with the largest cosine, best first, equal ones oldest first.
+
+    A block is ids `(n,)`, rows `(n, dimension)` of length one, and which of them count, all where that is None. The
+    query has length one too. Blocks are read one at a time, unless a crew shares them.
+    """
+
+    def scored(block: tuple[Ids, Matrix, Mask | None]) -> _Scored:
+        ids, rows, mask = block
+        cosines = np.vecdot(rows, query)
+        return _Scored(ids, cosines) if mask is None else _Scored(ids[mask], cosines[mask])
+
+    parts = [scored(block) for block in blocks] if crew is None else crew.map(scored, list(blocks))
+    return _ordered(_joined(parts, limit))
+
+
+def nearest_to_each(
     blocks: Iterable[tuple[Ids, Matrix, Mask | None]], queries: Matrix, limit: int
 ) -> list[list[tuple[int, float]]]:
-    """Return for each query the `limit` ids with the largest cosine, best first, equal ones oldest first.
-
-    A block is ids `(n,)`, rows `(n, dimension)` of length one, and which of them count, all where that is None.
-    Queries are `(m, dimension)`. Blocks are read one at a time.
-    """
-    best = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))] * len(queries)
-    for block in blocks:
-        for place, (query, scores) in enumerate(zip(queries, _cosines(block[1], queries), strict=True)):
-            best[place] = _merged(*best[place], *_promising(block, query, scores, limit), limit)
-    return [_ordered(*pair) for pair in best]
+    """Return what `nearest` does for each of some queries `(m, dimension)`. Blocks are read one at a time."""
+    best = [_NONE] * len(queries)
+    for ids, rows, mask in blocks:
+        for place, (query, cosines) in enumerate(zip(queries, _cosines(rows, queries), strict=True)):
+            near = _promising(ids, cosines, mask, best[place], limit)
+            exact = np.vecdot(rows[near], query)  # to the last digit: in a product that depends on the other rows
+            best[place] = _joined([best[place], _Scored(ids[near], exact)], limit)
+    return [_ordered(found) for found in best]
 
 
-def _promising(block: tuple[Ids, Matrix, Mask | None], query: Vector, scores: Matrix, limit: int) -> tuple[Ids, Matrix]:
-    """The best rows of a block, scored to the last digit: in a product that depends on what else is multiplied."""
-    ids, rows, mask = block
-    if mask is None:
-        best = _best(ids, scores, limit)
-    else:
-        counted = np.flatnonzero(mask)
-        best = counted[_best(ids[counted], scores[counted], limit)]
-    return ids[best], np.vecdot(rows[best], query)
+class _Scored(NamedTuple):
+    """Rows with their cosines, in no order."""
+
+    ids: Ids
+    cosines: Matrix
+
+
+_NONE = _Scored(np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+def _promising(ids: Ids, cosines: Matrix, mask: Mask | None, best: _Scored, limit: int) -> Ids:
+    """Positions in a block of the rows that may be among the best, given the best so far."""
+    least = best.cosines.min() if best.ids.size == limit else -math.inf
+    near = np.flatnonzero(cosines >= least if mask is None else (cosines >= least) & mask)
+    return near if near.size <= limit else near[_best(ids[near], cosines[near], limit)]
 
 
 def _cosines(rows: Matrix, queries: Matrix) -> Matrix:
@@ -90,9 +114,6 @@ def _cosines(rows: Matrix, queries: Matrix) -> Matrix:
     A matrix product on all cores would stall the event loop of a small machine. So rows are multiplied a few at a time,
     below the size from which OpenBLAS uses threads.
     """
-    if len(queries) == 1:
-        alone: Matrix = np.vecdot(rows, queries[0])[None]
-        return alone
     found = np.empty((len(rows), len(queries)), np.float32)
     columns, step = np.ascontiguousarray(queries.T), max(1, _ONE_THREAD // queries.size)
     for begin in range(0, len(rows), step):
@@ -103,22 +124,20 @@ def _cosines(rows: Matrix, queries: Matrix) -> Matrix:
 _ONE_THREAD = (2 << 18) - 1  # multiplications: OpenBLAS takes a thread for each 2**18, as interface/gemm.c has it
 
 
-def _merged(ids: Ids, scores: Matrix, more: Ids, found: Matrix, limit: int) -> tuple[Ids, Matrix]:
-    """The best of those that are kept and of a further block, in no order."""
-    ids, scores = np.concatenate((ids, more)), np.concatenate((scores, found))
-    best = _best(ids, scores, limit)
-    return ids[best], scores[best]
+def _joined(parts: Sequence[_Scored], limit: int) -> _Scored:
+    """The best of several."""
+    ids, cosines = (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
+    best = _best(ids, cosines, limit) if ids.size > limit else slice(None)
+    return _Scored(ids[best], cosines[best])
 
 
-def _ordered(ids: Ids, scores: Matrix) -> list[tuple[int, float]]:
-    order = np.lexsort((ids, -scores))
-    return list(zip(ids[order].tolist(), scores[order].tolist(), strict=True))
+def _ordered(found: _Scored) -> list[tuple[int, float]]:
+    order = np.lexsort((found.ids, -found.cosines))
+    return list(zip(found.ids[order].tolist(), found.cosines[order].tolist(), strict=True))
 
 
 def _best(ids: Ids, scores: Matrix, limit: int) -> Ids:
-    """Positions of the `limit` largest scores, in no order; of equal ones the oldest."""
-    if scores.size <= limit:
-        return np.arange(scores.size)
+    """Positions of the `limit` largest of more scores, in no order; of equal ones the oldest."""
     least = np.partition(scores, scores.size - limit)[scores.size - limit]
     above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
     return np.concatenate((above, equal[np.argsort(ids[equal])[: limit - above.size]]))

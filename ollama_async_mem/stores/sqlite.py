@@ -20,7 +20,7 @@ from . import _sqlite_transfer as transfer
 from . import _sqlite_writes as writes
 from ._checks import check, check_around
 from ._sqlite_codes import Upkeep
-from ._sqlite_dense import NearestSearch
+from ._sqlite_dense import Asked, NearestSearch
 from ._sqlite_events import Why
 from ._sqlite_inserts import insert_memories
 from ._sqlite_keywords import PhraseCounts, keyword_candidates
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
-    from ollama_async_mem.ports import Vector
+    from ollama_async_mem.ports import Choose, Vector
     from ollama_async_mem.records import (
         Candidate,
         Change,
@@ -158,6 +158,7 @@ class SQLiteStore:
         """Finish what was begun and close the file."""
         threads, self._open = self._threads, None
         await threads.stop()
+        self._nearest.stop()
 
     async def embedding_space(self) -> EmbeddingSpace | None:
         """Which vectors the store holds; None before the first. It stays bound when all memories are deleted."""
@@ -215,8 +216,16 @@ class SQLiteStore:
         self, selection: Selection, vector: Vector, *, model: str, limit: int
     ) -> builtins.list[Candidate]:
         """Return the memories whose vectors are nearest, best first, scored by cosine. `model` made the vector."""
+        none = partial(self.dense_candidates_with_neighbours, choose=lambda _: ())
+        return (await none(selection, vector, model=model, limit=limit))[0]
+
+    async def dense_candidates_with_neighbours(
+        self, selection: Selection, vector: Vector, *, model: str, limit: int, choose: Choose
+    ) -> tuple[builtins.list[Candidate], dict[str, builtins.list[Turn]]]:
+        """Do what `dense_candidates` does and what `neighbours` does for those that `choose` names, in one step."""
         check(selection.kinds, limit)
-        return await self._nearest.find(self._read, selection, vector, model=model, limit=limit, now=_now())
+        asked = Asked(vector, choose)
+        return await self._nearest.find(self._read, selection, asked, model=model, limit=limit, now=_now())
 
     async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> builtins.list[Candidate]:
         """Return the memories that share words with the query, best first, by BM25. Any text is a valid query.

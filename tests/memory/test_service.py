@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ollama_async_mem import SearchResult
+    from ollama_async_mem.records import Candidate
+
+
+class Neither:
+    """What nothing is."""
+
+
 FACTS = {"facts": [{"line": 1, "quote": "I finally adopted a cat", "text": "Mia adopted a cat."}]}
 
 
@@ -111,6 +119,40 @@ async def test_deleted_is_gone(memory: Callable[..., Memory]) -> None:
         for call in (mem.get, mem.delete):
             with pytest.raises(RecordNotFound, match=turn.id):
                 await call(turn.id)
+
+
+async def test_a_store_that_takes_more_steps_finds_the_same(
+    memory: Callable[..., Memory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said around the hits counts as much, also where the words are found last."""
+    said = [
+        "We went to the lake",
+        "It rained a lot",
+        "Bo lost the car keys",
+        "They were in the tent",
+        "Supper was late",
+    ]
+    queries = ["where were the keys", "what about supper", "rain at the lake", "keys"]
+
+    async def found(mem: Memory) -> list[SearchResult]:
+        return [await mem.search(query, user_id="u", explain=True) for query in queries]
+
+    async with memory() as mem:
+        await mem.add(said, user_id="u", infer=False)
+        await mem.search("warm up", user_id="u")
+        in_one = await found(mem)
+        assert any(hit.parts["neighbours"] for hit in in_one[0])
+        words = mem.store.keyword_candidates
+
+        async def slow(*args: Any, **options: Any) -> list[Candidate]:
+            await asyncio.sleep(0.02)
+            return await words(*args, **options)
+
+        monkeypatch.setattr(mem.store, "keyword_candidates", slow)
+        assert await found(mem) == in_one
+    monkeypatch.setattr(searching, "NeighbourStore", Neither)
+    async with memory() as mem:
+        assert await found(mem) == in_one
 
 
 async def test_a_search_without_the_embedder_degrades(memory: Callable[..., Memory], server: ScriptedOllama) -> None:

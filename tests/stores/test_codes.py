@@ -149,7 +149,7 @@ def test_equal_vectors_come_oldest_first_in_blocks_of_any_size() -> None:
     rows, ids = np.ones((10, 1), np.float32), np.array([9, 3, 7, 1, 5, 0, 8, 2, 6, 4])
     for size in (1, 3, 10):
         blocks = ((ids[i : i + size], rows[i : i + size], None) for i in range(0, 10, size))
-        assert [found for found, _ in nearest(blocks, rows[:1], 4)[0]] == [0, 1, 2, 3]
+        assert [found for found, _ in nearest(blocks, rows[0], 4)] == [0, 1, 2, 3]
 
 
 def test_a_trial_learns_how_many_rows_are_needed() -> None:
@@ -167,7 +167,7 @@ def test_a_trial_learns_how_many_rows_are_needed() -> None:
     assert 10 < scored < listed < 3900
     shares = []
     for query in queries:
-        truth = {i for i, _ in nearest([(ids, stored, None)], query[None], 10)[0]}
+        truth = {i for i, _ in nearest([(ids, stored, None)], query, 10)}
         seqs, kept = nearest_codes([(ids, codes, None)], sign_bits(query[None], mean)[0], listed)
         best = np.argsort(-sign_scores(kept, query, mean), kind="stable")[:scored]
         shares.append(len(truth & set(seqs[best].tolist())) / 10)

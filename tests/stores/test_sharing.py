@@ -12,7 +12,8 @@ from ollama_async_mem.errors import StoreError
 from ollama_async_mem.records import Scope, Selection
 from ollama_async_mem.stores import open_store
 from ollama_async_mem.stores._sqlite_sharing import Sharing
-from ollama_async_mem.stores._vectors import nearest
+from ollama_async_mem.stores._vectors import nearest, nearest_to_each
+from ollama_async_mem.stores.sqlite import SQLiteStore
 
 from .samples import MODEL, turn
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ollama_async_mem.ports import Vector
+    from ollama_async_mem.records import Candidate, Turn
 
 
 class Work:
@@ -104,12 +106,36 @@ async def test_searches_at_once_find_what_they_find_alone(tmp_path: Path) -> Non
         assert await asyncio.gather(*map(find, queries)) == alone
 
 
+async def test_what_is_nearest_comes_with_what_was_said_around_it(tmp_path: Path) -> None:
+    """The same as in two steps, for each of several searches at once, and nobody's records are another's."""
+    random = np.random.default_rng(5)
+    vectors, queries = (list(random.standard_normal((n, 16)).astype(np.float32)) for n in (60, 20))
+    everything = Selection(scope=Scope("u"))
+    async with open_store(str(tmp_path / "memory.db")) as store:
+        assert isinstance(store, SQLiteStore)
+        turns = [turn(f"turn {n}", Scope("u"), minute=n, metadata={"n": n}) for n in range(60)]
+        await store.add_turns(turns, vectors, model=MODEL)
+
+        async def find(query: Vector, some: int) -> tuple[list[Candidate], dict[str, list[Turn]]]:
+            return await store.dense_candidates_with_neighbours(
+                everything, query, model=MODEL, limit=9, choose=lambda found: [c.memory.id for c in found[:some]]
+            )
+
+        together = await asyncio.gather(*(find(query, some) for some, query in enumerate(queries)))
+        for some, (query, (found, around)) in enumerate(zip(queries, together, strict=True)):
+            assert found == await store.dense_candidates(everything, query, model=MODEL, limit=9)
+            assert around == await store.neighbours([c.memory.id for c in found[:some]])
+            for memory in [*(c.memory for c in found), *(turn for turns in around.values() for turn in turns)]:
+                memory.metadata["by"] = some
+        assert all(c.memory.metadata["by"] == some for some, (found, _) in enumerate(together) for c in found)
+
+
 def test_a_product_of_many_queries_is_that_of_each() -> None:
     """Whatever is left out, and however many blocks there are."""
     random = np.random.default_rng(4)
     rows, queries = (random.standard_normal((n, 32)).astype(np.float32) for n in (500, 9))
     blocks = [(np.arange(i, i + 100), rows[i : i + 100], random.random(100) < 0.7) for i in range(0, 500, 100)]
-    together = nearest(blocks, queries, 12)
-    assert together == [nearest(blocks, query[None], 12)[0] for query in queries]
+    together = nearest_to_each(blocks, queries, 12)
+    assert together == [nearest(blocks, query, 12) for query in queries]
     truth = np.where(np.concatenate([mask for *_, mask in blocks]), rows @ queries[0], -np.inf)
     assert [i for i, _ in together[0]] == np.argsort(-truth)[:12].tolist()
