@@ -56,10 +56,9 @@ def shortlist(dense: Iterable[Candidate], keyword: Iterable[Candidate], *, limit
     """Choose the turns whose neighbours are worth a look: the best of both lists by their ranks."""
     ranks: dict[str, float] = defaultdict(float)
     for candidates in (dense, keyword):
-        turns = [c for c in candidates if isinstance(c.memory, Turn)]
-        turns.sort(key=lambda c: (-c.score, c.memory.id))
-        for place, candidate in enumerate(turns):
-            ranks[candidate.memory.id] += 1 / (_SMOOTH + place)
+        turns = [c.memory.id for c in candidates if isinstance(c.memory, Turn)]
+        for place, turn_id in enumerate(turns, _SMOOTH):
+            ranks[turn_id] += 1 / place
     return sorted(ranks, key=lambda i: (-ranks[i], i))[:limit]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from contextlib import nullcontext
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -94,7 +95,8 @@ class Finder:
         around = found.around
         if around is None:
             around = await self._store.neighbours(shortlist(found.dense or (), found.keyword or ()))
-        async with self._ranking:  # one in each round of the loop: many searches that end at once do not stall it
+        # One in each round of the loop: many searches that end at once do not stall it
+        async with self._ranking if self._active > 1 else nullcontext():
             hits = rank(
                 query,
                 found.dense or (),
@@ -141,7 +143,7 @@ class Finder:
         return names
 
     async def _by_words(self, query: Query, places: Places) -> list[Candidate]:
-        return _once([c for at, n in places for c in await self._store.keyword_candidates(at, query.text, limit=n)])
+        return _once([await self._store.keyword_candidates(at, query.text, limit=n) for at, n in places])
 
     async def _by_vector(self, query: Query, places: Places, found: _Found) -> None:
         """Find what is nearest, but where the query cannot be embedded: finding goes on with the words."""
@@ -156,7 +158,7 @@ class Finder:
         model, (everywhere, *dated) = self._embedder.model, places
         if self._in_one_step is None or dated:
             nearest = self._store.dense_candidates
-            found.dense = _once([c for at, n in places for c in await nearest(at, vector, model=model, limit=n)])
+            found.dense = _once([await nearest(at, vector, model=model, limit=n) for at, n in places])
         else:
             at, n = everywhere
             found.dense, around = await self._in_one_step(at, vector, model=model, limit=n, choose=found.choose)
@@ -199,7 +201,9 @@ _BEGIN, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC
 _FIRST, _LAST = (_BEGIN + 2 * _HALF_DAY).date(), (_END - 4 * _HALF_DAY).date()
 
 
-def _once(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Leave out what was found before."""
-    first = {candidate.memory.id: candidate for candidate in reversed(candidates)}
+def _once(found: Sequence[list[Candidate]]) -> list[Candidate]:
+    """Several lists as one, without what was found before."""
+    if len(found) == 1:
+        return found[0]
+    first = {candidate.memory.id: candidate for candidates in reversed(found) for candidate in reversed(candidates)}
     return sorted(first.values(), key=lambda candidate: candidate.score, reverse=True)

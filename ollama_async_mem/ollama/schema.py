@@ -149,8 +149,8 @@ class EmbedBody(EmbedResponse):
 
     def response(self) -> EmbedResponse:
         """Make the lists float32 buffers."""
-        fields = {name: getattr(self, name) for name in self.__struct_fields__ if name != "embeddings"}
-        return EmbedResponse(embeddings=[memoryview(array("f", v)) for v in self.embeddings], **fields)
+        buffers = [memoryview(array("f", numbers)) for numbers in self.embeddings]
+        return EmbedResponse(self.model, buffers, self.total_duration, self.load_duration, self.prompt_eval_count)
 
 
 class PullProgress(msgspec.Struct):
