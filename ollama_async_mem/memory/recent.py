@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from datetime import datetime  # noqa: TC003 - msgspec resolves annotations at run time
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from ollama_async_mem.records import Turn
 
@@ -21,17 +22,14 @@ __all__ = ["Entry", "Recent"]
 _MOST = 10_000
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False, gc=False):
     """A turn that is stored or about to be; `done` is set once it is known which, and is that of all added with it."""
 
-    __slots__ = ("at", "done", "entered_s", "failed", "id")
-
-    def __init__(self, turn: Turn, done: anyio.Event) -> None:
-        self.id = turn.id
-        self.at: datetime = turn.at
-        self.entered_s = time.monotonic()
-        self.done = done
-        self.failed = False
+    id: str
+    at: datetime
+    entered_s: float
+    done: anyio.Event
+    failed: bool = False
 
 
 class Recent:
@@ -50,7 +48,8 @@ class Recent:
         keys = [_key(turn, how) for turn in turns]
         earlier = [self._earlier(key, turn) for key, turn in zip(keys, turns, strict=True)]
         done = anyio.Event()
-        entries = [old or Entry(turn, done) for old, turn in zip(earlier, turns, strict=True)]
+        now = time.monotonic()
+        entries = [old or Entry(turn.id, turn.at, now, done) for old, turn in zip(earlier, turns, strict=True)]
         for key, old, entry in zip(keys, earlier, entries, strict=True):
             if old is None:
                 self._entries.pop(key, None)
