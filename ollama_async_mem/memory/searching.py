@@ -22,6 +22,7 @@ from ollama_async_mem.records import SearchResult, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.filters import Condition
     from ollama_async_mem.memory.asked import Asked
@@ -72,9 +73,6 @@ class Finder:
         """
         self._active += 1
         try:
-            if self._active > 1:
-                async with self._starting:  # one in each round of the loop, as below
-                    pass
             return await self._found(asked)
         finally:
             self._active -= 1
@@ -95,8 +93,7 @@ class Finder:
         around = found.around
         if around is None:
             around = await self._store.neighbours(shortlist(found.dense or (), found.keyword or ()))
-        # One in each round of the loop: many searches that end at once do not stall it
-        async with self._ranking if self._active > 1 else nullcontext():
+        async with self._turn(self._ranking):
             hits = rank(
                 query,
                 found.dense or (),
@@ -123,6 +120,8 @@ class Finder:
         about = query.about(known)
 
         async def words() -> None:
+            async with self._turn(self._starting):  # once the query is on its way to be embedded with others
+                pass
             found.keyword = await self._by_words(query, places)
 
         async def vector() -> None:
@@ -133,6 +132,10 @@ class Finder:
         if again.embedded != about.embedded:  # somebody speaks who was not known, and the query names them
             await self._by_vector(again, places, found)
         return again, found
+
+    def _turn(self, lock: anyio.Lock) -> AbstractAsyncContextManager[None]:
+        """Let one search go on in each round of the loop: many that begin or end at once do not stall it."""
+        return lock if self._active > 1 else nullcontext()
 
     def _learned(self, scope: Scope, found: Sequence[Candidate]) -> frozenset[str]:
         """All who are known to speak in a scope, by now."""
