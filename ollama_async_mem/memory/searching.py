@@ -184,7 +184,7 @@ class _Found:
 
 def _places(asked: Asked, query: Query) -> Places:
     """Where to look, and for how many: everywhere, and among what was said on the days that the query names."""
-    places = [(asked.selection, max(_POOL, 2 * asked.limit))]
+    places = [(asked.selection, max(_POOL, asked.limit))]
     if query.dates:
         said = AnyOf(tuple(_during(days) for days in query.dates))
         where = said if asked.selection.where is None else AllOf((asked.selection.where, said))
