@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
-from contextlib import nullcontext
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,7 +22,6 @@ from ollama_async_mem.records import SearchResult, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from ollama_async_mem.filters import Condition
     from ollama_async_mem.memory.asked import Asked
@@ -60,8 +59,8 @@ class Finder:
         self._reranker = reranker
         self._speakers: OrderedDict[Scope, frozenset[str]] = OrderedDict()
         self._in_one_step = store.dense_candidates_with_neighbours if isinstance(store, NeighbourStore) else None
-        self._ranking = anyio.Lock()
-        self._starting = anyio.Lock()
+        self._ranking = asyncio.Lock()
+        self._starting = asyncio.Lock()
         self._active = 0
 
     async def find(self, asked: Asked) -> SearchResult:
@@ -93,19 +92,19 @@ class Finder:
         around = found.around
         if around is None:
             around = await self._store.neighbours(shortlist(found.dense or (), found.keyword or ()))
-        async with self._turn(self._ranking):
-            hits = rank(
-                query,
-                found.dense or (),
-                found.keyword or (),
-                around,
-                now=now,
-                weights=self._weights,
-                limit=asked.limit,
-                min_score=asked.min_score,
-                widen=asked.selection.where is None and asked.selection.as_of is None,
-                explain=asked.explain,
-            )
+        await self._turn(self._ranking)
+        hits = rank(
+            query,
+            found.dense or (),
+            found.keyword or (),
+            around,
+            now=now,
+            weights=self._weights,
+            limit=asked.limit,
+            min_score=asked.min_score,
+            widen=asked.selection.where is None and asked.selection.as_of is None,
+            explain=asked.explain,
+        )
         return SearchResult(hits, ("dense",) if found.dense is None else ())
 
     async def _candidates(self, query: Query, places: Places) -> tuple[Query, _Found]:
@@ -120,8 +119,7 @@ class Finder:
         about = query.about(known)
 
         async def words() -> None:
-            async with self._turn(self._starting):  # once the query is on its way to be embedded with others
-                pass
+            await self._turn(self._starting)  # once the query is on its way to be embedded with others
             found.keyword = await self._by_words(query, places)
 
         async def vector() -> None:
@@ -133,9 +131,11 @@ class Finder:
             await self._by_vector(again, places, found)
         return again, found
 
-    def _turn(self, lock: anyio.Lock) -> AbstractAsyncContextManager[None]:
+    async def _turn(self, lock: asyncio.Lock) -> None:
         """Let one search go on in each round of the loop: many that begin or end at once do not stall it."""
-        return lock if self._active > 1 else nullcontext()
+        if self._active > 1:
+            async with lock:
+                await asyncio.sleep(0)
 
     def _learned(self, scope: Scope, found: Sequence[Candidate]) -> frozenset[str]:
         """All who are known to speak in a scope, by now."""

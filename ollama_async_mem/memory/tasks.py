@@ -22,9 +22,9 @@ async def together(
 ) -> None:
     """Run functions at once, one of them in this task; an error ends the others, and is raised as it is."""
     try:
-        async with anyio.create_task_group() as tasks:
+        async with asyncio.TaskGroup() as tasks:
             for function in others:
-                tasks.start_soon(function)
+                tasks.create_task(function())
             await first()
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from group.exceptions[0].__cause__

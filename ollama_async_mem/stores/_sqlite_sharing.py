@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
-
-import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -23,7 +22,7 @@ class _Group(Generic[A, R]):
         self.asked: list[A] = []
         self.is_full = False
         self.found: list[R] | None = None
-        self.done = anyio.Event()
+        self.done = asyncio.Event()
 
 
 class Sharing(Generic[A, R]):
