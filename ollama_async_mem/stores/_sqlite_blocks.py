@@ -27,6 +27,7 @@ __all__ = [
     "Block",
     "Meant",
     "Source",
+    "among",
     "as_json",
     "changes_since",
     "joined",
@@ -75,7 +76,7 @@ class Block(_Columns):
 
     def without(self, seqs: Ids) -> Block:
         """The other rows."""
-        kept = np.flatnonzero(~np.isin(self.seqs, seqs))
+        kept = np.flatnonzero(~among(self.seqs, seqs))
         return Block(*(_picked(column, kept) for column in self))
 
 
@@ -100,7 +101,7 @@ class Meant(NamedTuple):
         if self.said_by is not None:
             masks.append(block.at <= self.said_by)
         if self.seqs is not None:
-            masks.append(np.isin(block.seqs, within(self.seqs, block.seqs)))
+            masks.append(among(block.seqs, within(self.seqs, block.seqs)))
         return np.logical_and.reduce(masks) if masks else None
 
 
@@ -136,7 +137,7 @@ def joined(blocks: Sequence[Block]) -> Block:
 def patched(blocks: Iterable[Block], changed: Ids, source: Source, conn: sqlite3.Connection) -> Iterator[Block]:
     """Bring the rows that changed up to date, where `changed` is sorted. A block without any row left is left out."""
     for block in blocks:
-        mine = np.intersect1d(block.seqs, within(changed, block.seqs))
+        mine = block.seqs[among(block.seqs, within(changed, block.seqs))]
         now = joined([block.without(mine), *source.read_these(conn, mine)]) if mine.size else block
         if now.seqs.size:
             yield now
@@ -208,12 +209,21 @@ def changes_since(conn: sqlite3.Connection, known: int, last: int) -> Ids | None
 
 def sorted_seqs(rows: Iterable[tuple[int]]) -> Ids:
     """Rows of one number as a sorted array."""
-    return np.unique(np.fromiter((number for (number,) in rows), np.int64))
+    return np.array(sorted({number for (number,) in rows}), np.int64)
 
 
 def as_json(seqs: Ids) -> str:
     """Rows for `json_each`."""
     return msgspec.json.encode(seqs.tolist()).decode()
+
+
+def among(seqs: Ids, chosen: Ids) -> Mask:
+    """Which rows are among chosen ones, which are sorted. `numpy.isin` would load the module for masked arrays."""
+    if not chosen.size:
+        return np.zeros(seqs.size, np.bool_)
+    places = np.minimum(np.searchsorted(chosen, seqs), chosen.size - 1)
+    found: Mask = chosen[places] == seqs
+    return found
 
 
 def within(seqs: Ids, block: Ids) -> Ids:
