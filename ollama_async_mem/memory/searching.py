@@ -158,14 +158,17 @@ class Finder:
             reason = str(exc) or f"nothing came within {PATIENCE_S:g} s"
             _log.warning("searching by words only, the query could not be embedded: %s", reason)
             return
-        model, (everywhere, *dated) = self._embedder.model, places
-        if self._in_one_step is None or dated:
-            nearest = self._store.dense_candidates
-            found.dense = _once([await nearest(at, vector, model=model, limit=n) for at, n in places])
+        model, (*others, (last, limit)) = self._embedder.model, places
+        lists = [await self._store.dense_candidates(at, vector, model=model, limit=n) for at, n in others]
+        if self._in_one_step is None:
+            lists.append(await self._store.dense_candidates(last, vector, model=model, limit=limit))
         else:
-            at, n = everywhere
-            found.dense, around = await self._in_one_step(at, vector, model=model, limit=n, choose=found.choose)
+            more, around = await self._in_one_step(
+                last, vector, model=model, limit=limit, choose=lambda more: found.choose(_once([*lists, more]))
+            )
+            lists.append(more)
             found.around = around if found.is_chosen else None
+        found.dense = _once(lists)
 
 
 class _Found:

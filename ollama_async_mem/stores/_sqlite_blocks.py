@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
+from ._sqlite_times import said_when
 from ._sqlite_work import number
 from ._vectors import from_blobs
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from ollama_async_mem.filters import Condition
 
     from ._vectors import Ids, Mask, Matrix
 
@@ -87,6 +90,7 @@ class Meant(NamedTuple):
     facts: bool | None = None
     holding_at: int | None = None
     said_by: int | None = None
+    when: Condition | None = None  # see `_sqlite_times`
     seqs: Ids | None = None  # those that a filter lets through, sorted
 
     def mask(self, block: Block) -> Mask | None:
@@ -100,6 +104,8 @@ class Meant(NamedTuple):
             masks.append(block.until > self.holding_at)
         if self.said_by is not None:
             masks.append(block.at <= self.said_by)
+        if self.when is not None:
+            masks.append(said_when(self.when, block.at))
         if self.seqs is not None:
             masks.append(among(block.seqs, within(self.seqs, block.seqs)))
         return np.logical_and.reduce(masks) if masks else None

@@ -21,6 +21,7 @@ from ._sqlite_reads import neighbours
 from ._sqlite_rows import candidates, candidates_of_each, owned, read_space
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_sharing import Sharing
+from ._sqlite_times import is_of_time
 from ._sqlite_values import micros
 from ._sqlite_work import begin, stamp_of
 from ._vectors import nearest, nearest_codes, nearest_to_each, sign_bits, sign_scores, unit
@@ -175,7 +176,7 @@ def _among_codes(search: Search, mirror: Mirror[Vectors]) -> Scored:
     listed, scored = coding.room(search.limit)
     code, meant = sign_bits(search.queries, source.mean)[0], _meant(search, keys)
     seqs, rows = nearest_codes(_masked(held, meant), code, listed)
-    if seqs.size < listed and meant.seqs is None and meant.facts is None:
+    if seqs.size < listed and search.selection.where is None and meant.facts is None:
         mirror.is_large = False  # it shrank
     best = np.argsort(-sign_scores(rows, search.queries[0], source.mean), kind="stable")[:scored]
     chosen = blocks.read_vectors(search.conn, seqs[best], search.space.dimension)
@@ -216,7 +217,7 @@ def _keys(search: Search) -> ScopeKeys | None:
 def _meant(search: Search, keys: ScopeKeys | None) -> Meant:
     """Which rows are meant: of a mirror of the scope, or with `keys` of the whole store."""
     selection = search.selection
-    if selection.where is not None:
+    if selection.where is not None and not is_of_time(selection.where):
         condition, values = selection_sql(search.conn, selection, search.now) or ("FALSE", [])
         found = search.conn.execute(f"SELECT seq FROM memories WHERE {condition}", values)  # noqa: S608 - no text of others
         return Meant(seqs=blocks.sorted_seqs(found))
@@ -226,6 +227,7 @@ def _meant(search: Search, keys: ScopeKeys | None) -> Meant:
         facts="fact" in selection.kinds if len(set(selection.kinds)) == 1 else None,
         holding_at=None if selection.everything else micros(search.now) if as_of is None else as_of,
         said_by=as_of,
+        when=selection.where,
     )
 
 

@@ -216,3 +216,38 @@ async def test_any_text_is_a_key_and_a_value(make_store: MakeStore) -> None:
             expected = [f"peanut {text}"] if text in known else []
             for one in ({"x": text}, {"x": [text, "other"]}, {text: 1}, {"user_id": text}, {"text": f"peanut {text}"}):
                 assert (one, await found(store, Scope(), where=parse_filters(one))) == (one, expected)
+
+
+spans = st.recursive(
+    st.dictionaries(st.just("at"), st.dictionaries(st.sampled_from(["gt", "gte", "lt", "lte"]), moments, min_size=1)),
+    lambda inner: st.dictionaries(st.sampled_from(["AND", "OR"]), st.lists(inner, min_size=1, max_size=3), min_size=1),
+    max_leaves=4,
+).filter(read)
+selections = st.builds(
+    Selection,
+    where=spans.map(parse_filters),
+    kinds=st.sampled_from([("turn", "fact"), ("turn",), ("fact",)]),
+    as_of=st.none() | st.sampled_from(MOMENTS),
+    everything=st.booleans(),
+)
+
+
+def test_searches_by_vector_agree_on_when_something_was_said(make_store: MakeStore) -> None:
+    """Filters of times alone let through what they do in a listing, whatever else is asked for."""
+    users = map(str, count())
+    with running(make_store()) as (runner, (store,)):
+
+        async def compare(said: list[MemoryRecord], asked: list[Selection], user: str) -> None:
+            await tell(store, said, user)
+            for one in asked:
+                selection = replace(one, scope=Scope(user))
+                listed = {memory.id for memory in (await store.list(selection, limit=1000)).items}
+                found = await store.dense_candidates(selection, axis(1), model=MODEL, limit=1000)
+                assert (one, {candidate.memory.id for candidate in found}) == (one, listed)
+
+        @settings(max_examples=15, deadline=None, suppress_health_check=[*HealthCheck], phases=[Phase.generate])
+        @given(said=memories, asked=st.lists(selections, min_size=8, max_size=8))
+        def check(said: list[MemoryRecord], asked: list[Selection]) -> None:
+            runner.run(compare(said, asked, next(users)))
+
+        check()
