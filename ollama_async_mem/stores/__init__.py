@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_store"]
 
-_OPTIONS = {"tokenize", "durability"}
+_OPTIONS = {"tokenize", "durability", "cache_bytes"}
 _ALLOWED = "sqlite:///relative/path, sqlite:////absolute/path, sqlite:// (in memory), a path, or postgresql://..."
 
 
@@ -27,7 +27,7 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True) -> MemorySto
 
     `sqlite:///memories.db` is relative, `sqlite:////var/memories.db` absolute, `sqlite:///~/memories.db` in the
     home folder, `sqlite://` lives in memory until it is closed. Paths are taken as they are, without %-escapes. After a
-    `?` come `tokenize` and `durability` as `SQLiteStore` takes them: `sqlite:///memories.db?tokenize=trigram`.
+    `?` come `tokenize`, `durability` and `cache_bytes` as `SQLiteStore` has them: `sqlite:///a.db?tokenize=trigram`.
     `postgresql://user:password@host/database` is a schema of a database, which must exist.
     Without `create`, opening what does not exist is a StoreError and makes nothing.
 
@@ -85,5 +85,15 @@ def sqlite_options(url: str) -> dict[str, Any]:
         raise ConfigError("what follows '?' in a sqlite URL is not name=value, joined by '&'") from exc
     names = [name for name, _ in given]
     if not _OPTIONS.issuperset(names) or len(set(names)) < len(names):
-        raise ConfigError(f"a sqlite URL takes tokenize= and durability= after '?', each once; got {', '.join(names)}")
-    return dict(given)
+        takes = "tokenize=, durability= and cache_bytes="
+        raise ConfigError(f"a sqlite URL takes {takes} after '?', each once; got {', '.join(names)}")
+    options: dict[str, Any] = dict(given)
+    if "cache_bytes" in options:
+        options["cache_bytes"] = _bytes(options["cache_bytes"])
+    return options
+
+
+def _bytes(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ConfigError(f"cache_bytes in a sqlite URL is a number of bytes, got {text!r}")
+    return int(text)

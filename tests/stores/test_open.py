@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from ollama_async_mem.errors import ConfigError, StoreError
+from ollama_async_mem.records import Selection
 from ollama_async_mem.stores import open_store
-from stores.samples import ALICE, about, add, everything, turn
+from ollama_async_mem.stores.sqlite import SQLiteStore
+from stores.samples import ALICE, MODEL, about, add, axis, everything, turn
 
 
 @pytest.mark.parametrize("url", ["sqlite:///deep/er/memory.db", "deep/er/memory.db", Path("deep/er/memory.db")])
@@ -137,13 +139,16 @@ def test_other_urls_are_refused(url: str) -> None:
 @pytest.mark.parametrize("options", ["mode=ro", "durability=full&a=b", "tokenize=a&tokenize=a", "tokenize", "a&b", "="])
 def test_other_options_are_refused(options: str) -> None:
     """What a sqlite URL does not take is a ConfigError that says what it does; values are not shown."""
-    with pytest.raises(ConfigError, match=r"tokenize= and durability=|name=value"):
+    with pytest.raises(ConfigError, match=r"tokenize=, durability= and cache_bytes=|name=value"):
         open_store(f"sqlite:///x.db?{options}")
     with pytest.raises(ConfigError) as caught:
         open_store("sqlite:///x.db?password=s3cret")
     assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError, match="'full' or 'relaxed', got 'fast'"):
         open_store("sqlite:///x.db?durability=fast")
+    for size in ("", "-1", "64MB", "1.5", "\u0663", "9" * 19):
+        with pytest.raises(ConfigError, match="cache_bytes in a sqlite URL is a number of bytes"):
+            open_store(f"sqlite:///x.db?cache_bytes={size}")
 
 
 async def test_options_of_a_url(tmp_path: Path) -> None:
@@ -154,6 +159,11 @@ async def test_options_of_a_url(tmp_path: Path) -> None:
     async with open_store("sqlite://?tokenize=unicode61+remove_diacritics%202") as store:
         await add(store, turn("peanuts"))
         assert await about(store, ALICE, "peanut") == []
+    async with open_store(f"sqlite:///{tmp_path}/a.db?cache_bytes=0") as store:
+        assert isinstance(store, SQLiteStore)
+        assert store._nearest.cache.max_bytes == 0
+        assert await about(store, ALICE, "eanut") == ["peanuts"]
+        assert len(await store.dense_candidates(Selection(scope=ALICE), axis(1), model=MODEL, limit=5)) == 1
     with pytest.raises(ConfigError, match="FTS5 has no tokenizer 'klingon'"):
         await open_store(f"sqlite:///{tmp_path}/b.db?tokenize=klingon").__aenter__()
 
