@@ -18,9 +18,10 @@ from ollama_async_mem.memory.weights import RankingWeights
 from ollama_async_mem.portable import export_file, import_file
 from ollama_async_mem.records import Scope
 from ollama_async_mem.stores import open_store
+from ollama_async_mem.stores.transfer import export_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from ollama_async_mem.config import ConnectionConfig, MemoryConfig, Settings
     from ollama_async_mem.memory.behaviour import Behaviour
@@ -114,10 +115,18 @@ class Memory(MemoryService):
         Raises:
             StoreError: the file cannot be written.
         """
+        return await export_file(self.export_lines(user_id=user_id, agent_id=agent_id, run_id=run_id), path)
+
+    def export_lines(
+        self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Return the lines that `export` writes, with their ends, as they are read.
+
+        Use it inside `contextlib.aclosing`. The last line counts those before: without it `import_` refuses them.
+        """
         self._require_open()
         everything = user_id is agent_id is run_id is None
-        scope = Scope() if everything else self._scope(user_id, agent_id, run_id)
-        return await export_file(self.store, scope, path)
+        return export_lines(self.store, Scope() if everything else self._scope(user_id, agent_id, run_id))
 
     async def import_(
         self, path: str | os.PathLike[str], *, on_progress: Callable[[int, int], object] | None = None

@@ -13,20 +13,20 @@ from ollama_async_mem.errors import ConfigError, StoreError
 from ollama_async_mem.memory.intake import embedded_text
 from ollama_async_mem.records import EmbeddingSpace, Turn
 from ollama_async_mem.stores._lines import read_header
-from ollama_async_mem.stores.transfer import export_lines, import_lines
+from ollama_async_mem.stores.transfer import import_lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from ollama_async_mem.ports import Embedder, MemoryStore, Vector
-    from ollama_async_mem.records import MemoryRecord, Scope
+    from ollama_async_mem.records import MemoryRecord
     from ollama_async_mem.stores.transfer import CopyReport
 
 __all__ = ["export_file", "import_file"]
 
 
-async def export_file(store: MemoryStore, scope: Scope, path: str | os.PathLike[str]) -> int:
-    """Write the memories of a scope to a file that is new or replaced as a whole; returns how many there were.
+async def export_file(exported: AsyncGenerator[bytes, None], path: str | os.PathLike[str]) -> int:
+    """Write the lines of `export_lines` to a file that is new or replaced as a whole; returns how many memories.
 
     Raises:
         ConfigError: the path is none.
@@ -36,7 +36,7 @@ async def export_file(store: MemoryStore, scope: Scope, path: str | os.PathLike[
     part = target.parent / f".{uuid4().hex}.part"
     lines = 0
     try:
-        async with await anyio.open_file(part, "xb") as file, aclosing(export_lines(store, scope)) as written:
+        async with await anyio.open_file(part, "xb") as file, aclosing(exported) as written:
             await part.chmod(0o600)
             async for line in written:
                 lines += line.startswith(b'{"line":"memory"')

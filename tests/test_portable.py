@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,8 @@ async def test_a_memory_travels_in_a_file(server: ScriptedOllama, tmp_path: Path
         await mem.add("bob's", user_id="bob", infer=False)
         assert await mem.export(file, user_id="alice") == 2
         assert file.stat().st_mode & 0o777 == 0o600
+        async with aclosing(mem.export_lines(user_id="alice")) as lines:
+            assert b"".join([line async for line in lines]) == file.read_bytes()
         history = await mem.history(added.turns[0].id)
     before = len(server.requests_to("POST /api/embed"))
     async with Memory(tmp_path / "b.db", host=server.url, extract_here=False) as mem:

@@ -20,8 +20,6 @@ from ollama_async_mem.cli.output import count_bar, note, plural, say, show_json
 from ollama_async_mem.cli.session import open_memory, open_offline
 from ollama_async_mem.cli.writing import queue, say_reasons
 from ollama_async_mem.errors import ConfigError
-from ollama_async_mem.records import Scope
-from ollama_async_mem.stores.transfer import export_lines
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -51,7 +49,7 @@ async def export(file: File, /, *, json: Json = False, whose: Whose = _ANYBODY, 
     """
     async with open_offline(setup) as memory:
         if file == "-":
-            async with aclosing(export_lines(memory.store, Scope(**whose.ids))) as lines:
+            async with aclosing(memory.export_lines(**whose.ids)) as lines:
                 async for line in lines:
                     sys.stdout.write(line.decode())
             return

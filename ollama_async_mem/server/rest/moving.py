@@ -1,8 +1,8 @@
-"""Memories in and out as JSON lines: a file of the server's own stands between the library and the network."""
+"""Memories in and out as JSON lines."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -32,11 +32,14 @@ async def export(call: Call, asked: ExportMemories) -> Streamed:
     arguments = call.within(asked)
 
     async def work(emit: Emit) -> None:
-        async with _scratch_file() as path:
-            await call.memory.export(path, **arguments)
-            async with await path.open("rb") as file:
-                while block := await file.read(_BLOCK_BYTES):
-                    await emit(block)
+        block = bytearray()
+        async with aclosing(call.memory.export_lines(**arguments)) as lines:
+            async for line in lines:
+                block += line
+                if len(block) >= _BLOCK_BYTES:
+                    await emit(bytes(block))
+                    block.clear()
+        await emit(bytes(block))
 
     return Streamed(work, as_events=False, headers=[_SAVE_AS])
 
