@@ -90,26 +90,27 @@ def rank(
     similar = _similarities(dense, places, around, weights)
     own, shared = _words(query, memories, around, weights)
     dated = _dated(query, memories, weights)
-    parts = [
-        (
+
+    def parts(place: int) -> tuple[float, ...]:
+        memory, before = memories[place], around.before.get(place)
+        return (
             similar[place],
             weights.words * own[place],
             weights.words * (shared[place] - own[place])
-            + weights.dense_before * (similar[around.before[place]] if place in around.before else 0.0),
+            + weights.dense_before * (0.0 if before is None else similar[before]),
             weights.speaker * _is_about(memory, query) if query.names else 0.0,
             weights.statement * _stated(memory),
             dated.get(place, 0.0),
             _recent(memory, now, weights) if weights.recency else 0.0,
         )
-        for place, memory in enumerate(memories)
-    ]
-    sums = [sum(of) for of in parts]
+
+    sums = [sum(parts(place)) for place in range(len(memories))]
     shown = memories if widen else memories[: len(found)]
     order = sorted(((sums[place], m.at, m.id, place) for place, m in enumerate(shown)), reverse=True)
     scored = ((place, _score(sums[place], weights)) for place in _told_once(memories, (last for *_, last in order)))
     best = islice(takewhile(lambda pair: pair[1] >= min_score, scored), limit)
     return tuple(
-        Hit(memories[place], score, dict(zip(_PARTS, parts[place], strict=True)) if explain else {})
+        Hit(memories[place], score, dict(zip(_PARTS, parts(place), strict=True)) if explain else {})
         for place, score in best
     )
 
