@@ -395,5 +395,5 @@ class NeighbourStore(Protocol):
     async def dense_candidates_with_neighbours(
         self, selection: Selection, vector: Vector, *, model: str, limit: int, choose: Choose
     ) -> tuple[list[Candidate], dict[str, list[Turn]]]:
-        """Do what `dense_candidates` does, and `neighbours` for those that `choose`, called in any thread, names."""
+        """Do what `dense_candidates` does, and `neighbours` for those that `choose` names, in any thread, unfailing."""
         ...

@@ -151,6 +151,7 @@ async def serve_all(
             serving(partial(parts_of, memory, settings), settings, file) as running,
         ):
             note(_ready_line(running))
+            gc.collect()
             gc.freeze()  # what is loaded stays: the garbage collector would stop all for a look at it again and again
             await told_to_end.wait()
             note(f"ending: answers have {settings.deadline_s:g} s to finish, Ctrl-C leaves at once")

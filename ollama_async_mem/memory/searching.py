@@ -16,7 +16,7 @@ from ollama_async_mem.filters import AllOf, AnyOf, Compare, Field
 from ollama_async_mem.memory.query import read_query
 from ollama_async_mem.memory.rank import rank, shortlist, speakers
 from ollama_async_mem.memory.rerank import reranked, room
-from ollama_async_mem.memory.tasks import together
+from ollama_async_mem.memory.turnstile import Turnstile
 from ollama_async_mem.ports import NeighbourStore
 from ollama_async_mem.records import SearchResult, Selection
 
@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 PATIENCE_S = 10.0  # with the embedding of a query, which may have to wait for its model to be loaded
 _POOL = 50
 _DATED_POOL = 20
+_BEGIN_AT_ONCE = 32  # searches in one round of the loop: their queries are embedded together
 _MOST_SCOPES = 10_000
 _MOST_SPEAKERS = 200
 _AT = Field("at")
@@ -59,9 +60,7 @@ class Finder:
         self._reranker = reranker
         self._speakers: OrderedDict[Scope, frozenset[str]] = OrderedDict()
         self._in_one_step = store.dense_candidates_with_neighbours if isinstance(store, NeighbourStore) else None
-        self._ranking = asyncio.Lock()
-        self._starting = asyncio.Lock()
-        self._active = 0
+        self._beginning, self._ranking = Turnstile(_BEGIN_AT_ONCE), Turnstile(1)
 
     async def find(self, asked: Asked) -> SearchResult:
         """Find the memories that fit, best first.
@@ -70,11 +69,8 @@ class Finder:
             StoreError: an index could not be asked.
             EmbeddingMismatch: the embedder makes other vectors than the store holds.
         """
-        self._active += 1
-        try:
-            return await self._found(asked)
-        finally:
-            self._active -= 1
+        await self._beginning.wait()
+        return await self._found(asked)
 
     async def _found(self, asked: Asked) -> SearchResult:
         if self._reranker is None:
@@ -92,7 +88,7 @@ class Finder:
         around = found.around
         if around is None:
             around = await self._store.neighbours(shortlist(found.dense or (), found.keyword or ()))
-        await self._turn(self._ranking)
+        await self._ranking.wait()
         hits = rank(
             query,
             found.dense or (),
@@ -119,23 +115,21 @@ class Finder:
         about = query.about(known)
 
         async def words() -> None:
-            await self._turn(self._starting)  # once the query is on its way to be embedded with others
             found.keyword = await self._by_words(query, places)
 
         async def vector() -> None:
             await self._by_vector(about, places, found)
 
-        await together(words, vector)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(vector())
+                await words()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group.exceptions[0].__cause__
         again = query.about(self._learned(scope, found.keyword or ()))
         if again.embedded != about.embedded:  # somebody speaks who was not known, and the query names them
             await self._by_vector(again, places, found)
         return again, found
-
-    async def _turn(self, lock: asyncio.Lock) -> None:
-        """Let one search go on in each round of the loop: many that begin or end at once do not stall it."""
-        if self._active > 1:
-            async with lock:
-                await asyncio.sleep(0)
 
     def _learned(self, scope: Scope, found: Sequence[Candidate]) -> frozenset[str]:
         """All who are known to speak in a scope, by now."""
@@ -167,7 +161,7 @@ class Finder:
                 last, vector, model=model, limit=limit, choose=lambda more: found.choose(_once([*lists, more]))
             )
             lists.append(more)
-            found.around = around if found.is_chosen else None
+            found.around = around or None  # nothing is chosen as long as the words have found nothing
         found.dense = _once(lists)
 
 
@@ -177,17 +171,16 @@ class _Found:
     keyword: list[Candidate] | None = None
     dense: list[Candidate] | None = None
     around: Mapping[str, Sequence[Turn]] | None = None
-    is_chosen = False
 
     def choose(self, dense: Sequence[Candidate]) -> list[str]:
         """The turns around which to look; none where the words have not been found yet."""
-        self.is_chosen = self.keyword is not None
-        return shortlist(dense, self.keyword) if self.keyword is not None else []
+        keyword = self.keyword
+        return [] if keyword is None else shortlist(dense, keyword)
 
 
 def _places(asked: Asked, query: Query) -> Places:
     """Where to look, and for how many: everywhere, and among what was said on the days that the query names."""
-    places = [(asked.selection, max(_POOL, asked.limit))]
+    places = [(asked.selection, max(_POOL, 2 * asked.limit))]
     if query.dates:
         said = AnyOf(tuple(_during(days) for days in query.dates))
         where = said if asked.selection.where is None else AllOf((asked.selection.where, said))

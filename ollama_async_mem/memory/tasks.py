@@ -17,15 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["Host", "together"]
 
 
-async def together(
-    first: Callable[[], Coroutine[Any, Any, None]], *others: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
-    """Run functions at once, one of them in this task; an error ends the others, and is raised as it is."""
+async def together(*functions: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run functions at once; the first error ends the others and is raised as it is, not in a group."""
     try:
-        async with asyncio.TaskGroup() as tasks:
-            for function in others:
-                tasks.create_task(function())
-            await first()
+        async with anyio.create_task_group() as tasks:
+            for function in functions:
+                tasks.start_soon(function)
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from group.exceptions[0].__cause__
 

@@ -5,6 +5,7 @@ What is not meant is left out before the best are chosen, so a filter never make
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -29,7 +30,6 @@ from ._vectors import nearest, nearest_codes, nearest_to_each, sign_bits, sign_s
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Awaitable, Callable, Iterable, Iterator
-    from datetime import datetime
 
     from ollama_async_mem.ports import Choose, Vector
     from ollama_async_mem.records import Candidate, Selection, Turn
@@ -67,7 +67,7 @@ class Asked(NamedTuple):
     """A vector of any length, and which of the turns that it finds are wanted with their neighbours."""
 
     vector: Vector
-    choose: Choose
+    choose: Choose = lambda _: ()
 
 
 class Found(NamedTuple):
@@ -86,9 +86,7 @@ class NearestSearch:
         self._crew = Crew()
         self._sharing: Sharing[Asked, Found] = Sharing(MOST_TOGETHER)
 
-    async def find(
-        self, read: Read, selection: Selection, asked: Asked, *, model: str, limit: int, now: datetime
-    ) -> Found:
+    async def find(self, read: Read, selection: Selection, asked: Asked, *, model: str, limit: int) -> Found:
         """Return the memories nearest to a vector, scored by cosine.
 
         Raises:
@@ -96,10 +94,12 @@ class NearestSearch:
             StoreError: the vector has no direction.
         """
         space = EmbeddingSpace(model, np.size(asked.vector))
+        asked = asked._replace(vector=unit(asked.vector))  # what is wrong with it concerns nobody else
+        now = datetime.now(UTC)
 
         def run(together: list[Asked]) -> Awaitable[list[Found]]:
             def work(conn: sqlite3.Connection) -> list[Found]:
-                queries = np.stack([unit(asked.vector) for asked in together])
+                queries = np.stack([asked.vector for asked in together])
                 search = Search(conn, self.cache, self._crew, selection, queries, space, limit, now, self._where)
                 return _with_neighbours(search, _search(search), [asked.choose for asked in together])
 

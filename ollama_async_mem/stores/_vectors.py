@@ -74,8 +74,12 @@ def nearest(
         cosines = np.vecdot(rows, query)
         return _Scored(ids, cosines) if mask is None else _Scored(ids[mask], cosines[mask])
 
-    parts = [scored(block) for block in blocks] if crew is None else crew.map(scored, list(blocks))
-    return _ordered(_joined(parts, limit))
+    if crew is not None:
+        return _ordered(_joined(crew.map(scored, list(blocks)), limit))
+    best = _NONE
+    for block in blocks:
+        best = _joined([best, scored(block)], limit)
+    return _ordered(best)
 
 
 def nearest_to_each(
@@ -103,9 +107,18 @@ _NONE = _Scored(np.empty(0, np.int64), np.empty(0, np.float32))
 
 def _promising(ids: Ids, cosines: Matrix, mask: Mask | None, best: _Scored, limit: int) -> Ids:
     """Positions in a block of the rows that may be among the best, given the best so far."""
-    least = best.cosines.min() if best.ids.size == limit else -math.inf
-    near = np.flatnonzero(cosines >= least if mask is None else (cosines >= least) & mask)
-    return near if near.size <= limit else near[_best(ids[near], cosines[near], limit)]
+    least = best.cosines.min() - _INEXACT if best.ids.size == limit else -math.inf
+    near: Ids = np.flatnonzero(cosines >= least if mask is None else (cosines >= least) & mask)
+    if near.size <= limit:
+        return near
+    cut = np.partition(cosines[near], near.size - limit)[near.size - limit] - _INEXACT
+    near = near[cosines[near] >= cut]
+    most = _MOST_EQUAL * limit  # where very many are the same, the oldest
+    return near if near.size <= most else near[_best(ids[near], cosines[near], most)]
+
+
+_INEXACT = np.float32(1e-5)  # by how much a product of many may be off
+_MOST_EQUAL = 4
 
 
 def _cosines(rows: Matrix, queries: Matrix) -> Matrix:

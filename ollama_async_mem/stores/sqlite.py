@@ -156,9 +156,11 @@ class SQLiteStore:
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish what was begun and close the file."""
-        threads, self._open = self._threads, None
-        await threads.stop()
-        self._nearest.stop()
+        threads, nearest, self._open = self._threads, self._nearest, None
+        try:
+            await threads.stop()
+        finally:
+            nearest.stop()
 
     async def embedding_space(self) -> EmbeddingSpace | None:
         """Which vectors the store holds; None before the first. It stays bound when all memories are deleted."""
@@ -216,16 +218,15 @@ class SQLiteStore:
         self, selection: Selection, vector: Vector, *, model: str, limit: int
     ) -> builtins.list[Candidate]:
         """Return the memories whose vectors are nearest, best first, scored by cosine. `model` made the vector."""
-        none = partial(self.dense_candidates_with_neighbours, choose=lambda _: ())
-        return (await none(selection, vector, model=model, limit=limit))[0]
+        check(selection.kinds, limit)
+        return (await self._nearest.find(self._read, selection, Asked(vector), model=model, limit=limit))[0]
 
     async def dense_candidates_with_neighbours(
         self, selection: Selection, vector: Vector, *, model: str, limit: int, choose: Choose
     ) -> tuple[builtins.list[Candidate], dict[str, builtins.list[Turn]]]:
         """Do what `dense_candidates` does and what `neighbours` does for those that `choose` names, in one step."""
         check(selection.kinds, limit)
-        asked = Asked(vector, choose)
-        return await self._nearest.find(self._read, selection, asked, model=model, limit=limit, now=_now())
+        return await self._nearest.find(self._read, selection, Asked(vector, choose), model=model, limit=limit)
 
     async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> builtins.list[Candidate]:
         """Return the memories that share words with the query, best first, by BM25. Any text is a valid query.

@@ -3,23 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+import numpy as np
 import pytest
 from fakes import STALL, Raw, Reply, ScriptedOllama, error
 
-from ollama_async_mem import Fact, Memory, Message, OllamaClient, RetryPolicy
+from ollama_async_mem import Fact, Memory, Message, OllamaClient, RetryPolicy, Scope, Turn
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, ModelNotFound, RecordNotFound, StoreClosed
 from ollama_async_mem.memory import searching
+from ollama_async_mem.records import EmbeddingSpace, StoredMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ollama_async_mem import SearchResult
-    from ollama_async_mem.records import Candidate
+    from ollama_async_mem.ports import Vector
+    from ollama_async_mem.records import Candidate, MemoryRecord
+
+
+class Same:
+    """Embeds every text alike."""
+
+    model = "same"
+
+    async def __aenter__(self) -> Self:
+        """Open nothing."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close nothing."""
+
+    async def embed_query(self, _: str) -> Vector:
+        """Give the one vector."""
+        return np.ones(64, np.float32)
+
+    async def embed_documents(self, texts: Sequence[str]) -> list[Vector]:
+        """Give it for each."""
+        return [await self.embed_query(text) for text in texts]
 
 
 class Neither:
@@ -153,6 +177,26 @@ async def test_a_store_that_takes_more_steps_finds_the_same(
     monkeypatch.setattr(searching, "NeighbourStore", Neither)
     async with memory() as mem:
         assert await found(mem) == in_one
+
+
+async def test_as_many_are_found_as_are_asked_for(memory: Callable[..., Memory]) -> None:
+    """Also where a turn and the fact that is drawn from it are one hit."""
+    begin = datetime(2026, 3, 1, tzinfo=UTC)
+    vectors = list(np.random.default_rng(0).standard_normal((240, 64)).astype(np.float32))
+    common: list[dict[str, Any]] = [
+        {"scope": Scope("u"), "at": begin + timedelta(hours=3 * n), "created_at": begin} for n in range(120)
+    ]
+    turns = [Turn(id=f"t{n}", role="user", text=f"alpha{n}", **fields) for n, fields in enumerate(common)]
+    facts = [
+        Fact(id=f"f{n}", text=f"beta{n}", quote=f"alpha{n}", turn_ids=(f"t{n}",), **fields)
+        for n, fields in enumerate(common)
+    ]
+    said: list[MemoryRecord] = [*turns, *facts]
+    stored = [StoredMemory(memory=memory, vector=row.tobytes()) for memory, row in zip(said, vectors, strict=True)]
+    async with memory(embedder=Same(), extract_here=False) as mem:
+        await mem.store.load(stored, space=EmbeddingSpace("same", 64))
+        for limit in (10, 30, 100):
+            assert len(await mem.search("something else", user_id="u", limit=limit)) == limit
 
 
 async def test_a_search_without_the_embedder_degrades(memory: Callable[..., Memory], server: ScriptedOllama) -> None:

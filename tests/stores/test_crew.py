@@ -34,12 +34,32 @@ def test_others_help() -> None:
 
 def test_a_helper_who_is_busy_is_not_waited_for() -> None:
     """The caller does all of it then."""
-    crew, go = Crew(1), threading.Event()
-    busy = crew._pool.submit(go.wait)
+    crew, both, go = Crew(1), threading.Barrier(3, timeout=5), threading.Event()
+
+    def hold(_: int) -> bool:
+        both.wait()
+        return go.wait(5)
+
+    other = threading.Thread(target=crew.map, args=(hold, range(2)))
+    other.start()
+    both.wait()
     assert crew.map(lambda _: threading.current_thread(), range(9)) == [threading.current_thread()] * 9
     go.set()
-    assert busy.result()
+    other.join()
     crew.stop()
+
+
+def test_without_threads_the_caller_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many, or the interpreter ends."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    crew = Crew(2)
+    assert crew.map(str, range(5)) == ["0", "1", "2", "3", "4"]
+    crew.stop()
+    assert crew.map(str, range(2)) == ["0", "1"]
 
 
 @pytest.mark.parametrize("bad", [0, 5])
@@ -61,11 +81,33 @@ def test_an_error_is_raised_once_nobody_works_any_more(bad: int) -> None:
     crew.stop()
 
 
-def test_a_crew_that_nobody_asked_has_no_threads() -> None:
-    """And one that was stopped has none either."""
-    before = threading.active_count()
-    crew = Crew(3)
-    assert threading.active_count() == before
-    crew.map(time.sleep, [0.001] * 9)
+def test_what_is_left_is_not_done_after_an_error() -> None:
+    """Nobody would get it."""
+    crew, worked = Crew(1), []
+
+    def work(number: int) -> None:
+        worked.append(number)
+        time.sleep(0.001)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        crew.map(work, range(1000))
+    assert len(worked) <= 2
     crew.stop()
-    assert threading.active_count() == before
+
+
+def test_threads_are_there_as_long_as_they_are_needed() -> None:
+    """From the first call to the end."""
+    crew = Crew(3)
+    assert _helpers() == 0
+    crew.map(time.sleep, [0.001] * 9)
+    assert _helpers() == 3
+    crew.stop()
+    end = time.monotonic() + 5
+    while _helpers() and time.monotonic() < end:
+        time.sleep(0.001)
+    assert _helpers() == 0
+
+
+def _helpers() -> int:
+    return sum(thread.name == "store-helper" for thread in threading.enumerate())
