@@ -44,7 +44,7 @@ __all__ = ["MemoryKeeper"]
 _ALL: tuple[Kind, ...] = ("turn", "fact")
 _EVERYTHING = Selection(everything=True)
 _MOST_HELD = 1_000_000
-_MOST_RECALLED = 50
+_MOST_RECALLED = 40
 
 
 class MemoryKeeper:
