@@ -6,6 +6,7 @@ that away) or by requests across origins (Origin and Sec-Fetch-Site do, and a bo
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -76,6 +77,7 @@ def has_body(headers: Mapping[bytes, bytes]) -> bool:
     return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
+@lru_cache
 def _host_and_port(text: str, scheme: str) -> tuple[str, int | None]:
     """The host in lower case and the port of what stands in a Host header; no host where it is none."""
     try:

@@ -5,6 +5,7 @@ It owns how a refusal is told. It knows neither keys nor limits that are shared,
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ipaddress
 import time
@@ -260,11 +261,12 @@ class Request:
             if is_whole:
                 return await self._receive()
             began = time.monotonic()
-            with anyio.move_on_after(left_s) as limit:
-                message = await self._receive()
-            if limit.cancelled_caught:
+            try:
+                async with asyncio.timeout(left_s):
+                    message = await self._receive()
+            except TimeoutError:
                 self._refusal = TooSlow(f"the body did not arrive within {self._rules.body_s:g} s")
-                raise self._refusal
+                raise self._refusal from None
             left_s -= time.monotonic() - began
             size += len(message.get("body", b""))
             if size > self._rules.body_bytes:

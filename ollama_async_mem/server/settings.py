@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -90,6 +91,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.rest or self.mcp
 
 
+@lru_cache
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine reaches an address or name."""
     name = host.strip("[]").lower().removesuffix(".")

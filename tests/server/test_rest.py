@@ -16,6 +16,7 @@ from ollama_async_mem.stores.sqlite import SQLiteStore
 from server.running import client_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     import httpx
@@ -189,6 +190,20 @@ async def test_statistics_and_jobs(rest: httpx.AsyncClient) -> None:
     (job,) = (await rest.get(f"{API}/jobs")).json()
     assert (job["state"], job["scope"]["user_id"]) == ("queued", "alice")
     assert (await rest.post(f"{API}/jobs/retry")).json() == {"jobs": 0}
+
+
+async def test_a_body_may_come_in_pieces(rest: httpx.AsyncClient) -> None:
+    """Of any size, the last of them empty or not."""
+    await added(rest)
+    whole = b'{"query": "peanuts", "user_id": "alice"}'
+
+    async def pieces(size: int) -> AsyncIterator[bytes]:
+        for begin in range(0, len(whole), size):
+            yield whole[begin : begin + size]
+
+    for size in (1, 7, len(whole) - 1, len(whole)):
+        answer = await rest.post(f"{API}/search", content=pieces(size), headers={"content-type": "application/json"})
+        assert (answer.status_code, len(answer.json()["hits"])) == (200, 1)
 
 
 async def test_what_is_exported_is_imported(rest: httpx.AsyncClient, server: ScriptedOllama, tmp_path: Path) -> None:
