@@ -8,7 +8,6 @@ from collections import OrderedDict
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
-import anyio
 from msgspec.structs import replace
 
 from ollama_async_mem.errors import OllamaError
@@ -146,7 +145,7 @@ class Finder:
         """Find what is nearest, but where the query cannot be embedded: finding goes on with the words."""
         found.dense = found.around = None
         try:
-            with anyio.fail_after(PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 vector = await self._embedder.embed_query(query.embedded)
         except (OllamaError, TimeoutError) as exc:
             reason = str(exc) or f"nothing came within {PATIENCE_S:g} s"
