@@ -66,6 +66,7 @@ class Crew:
     def __init__(self, helpers: int | None = None) -> None:
         self._missing = min(MOST_HELPERS, _cores() - 1) if helpers is None else helpers
         self._started = 0
+        self._starting = threading.Lock()  # any thread may be the first to call `map`
         self._shares: SimpleQueue[_Share[Any, Any] | None] = SimpleQueue()
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -73,8 +74,9 @@ class Crew:
 
         The caller works too, and never waits for a helper that has not begun.
         """
-        while self._missing:
-            self._start_one()
+        with self._starting:
+            while self._missing:
+                self._start_one()
         share = _Share(work, items)
         for _ in range(min(self._started, len(items) - 1)):
             self._shares.put(share)

@@ -59,3 +59,19 @@ async def test_they_pass_in_the_order_in_which_they_come() -> None:
     await asyncio.wait(tasks)
     assert order == [0, 1, 3, 4]
     await asyncio.wait_for(turnstile.wait(), 1)
+
+
+def test_a_loop_that_ended_at_once_keeps_nobody_of_the_next_one() -> None:
+    """It was closed before its next round."""
+    turnstile = Turnstile(1)
+    loop = asyncio.new_event_loop()
+    loop.call_soon(loop.stop)
+    task = loop.create_task(turnstile.wait())
+    loop.run_forever()
+    assert task.done()
+    loop.close()
+
+    async def again() -> None:
+        await asyncio.wait_for(asyncio.gather(*(turnstile.wait() for _ in range(3))), 1)
+
+    asyncio.run(again())

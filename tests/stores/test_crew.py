@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -107,6 +108,31 @@ def test_threads_are_there_as_long_as_they_are_needed() -> None:
     while _helpers() and time.monotonic() < end:
         time.sleep(0.001)
     assert _helpers() == 0
+
+
+def test_threads_that_call_first_at_once_start_the_helpers_once() -> None:
+    """Each of them has its own result."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            crew, begin = Crew(2), threading.Barrier(4, timeout=5)
+            found: list[list[int]] = []
+
+            def call(crew: Crew = crew, begin: threading.Barrier = begin, found: list[list[int]] = found) -> None:
+                begin.wait()
+                found.append(crew.map(abs, range(5)))
+
+            callers = [threading.Thread(target=call, daemon=True) for _ in range(4)]
+            for caller in callers:
+                caller.start()
+            for caller in callers:
+                caller.join(5)
+            assert found == [[0, 1, 2, 3, 4]] * 4
+            assert crew._started == 2
+            crew.stop()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def _helpers() -> int:
