@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from datetime import datetime, timedelta
 
@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     )
 
     Vector = NDArray[np.float32]
-    Choose = Callable[[list[Candidate]], Sequence[str]]
 
-__all__ = ["ChatModel", "CountingEmbedder", "Embedder", "InstructedModel", "MemoryStore", "NeighbourStore", "Reranker"]
+__all__ = ["ChatModel", "CountingEmbedder", "Embedder", "InstructedModel", "MemoryStore", "Reranker"]
 
 
 class Embedder(Protocol):
@@ -385,15 +384,4 @@ class MemoryStore(Protocol):
 
     async def check(self) -> builtins.list[str]:
         """Compare rows, vectors, keyword index and links; returns what is wrong in words, nothing where all is well."""
-        ...
-
-
-@runtime_checkable
-class NeighbourStore(Protocol):
-    """A store that also finds what is nearest and what was said around it in one step; none has to."""
-
-    async def dense_candidates_with_neighbours(
-        self, selection: Selection, vector: Vector, *, model: str, limit: int, choose: Choose
-    ) -> tuple[list[Candidate], dict[str, list[Turn]]]:
-        """Do what `dense_candidates` does, and `neighbours` for those that `choose` names, in any thread, unfailing."""
         ...

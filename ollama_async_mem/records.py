@@ -12,11 +12,13 @@ from datetime import date, datetime  # noqa: TC003 - msgspec resolves annotation
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
-from .filters import Condition  # noqa: TC001 - as above
+from .filters import AllOf, Condition
 
 __all__ = [
     "AddResult",
+    "Also",
     "Candidate",
     "Change",
     "DateRange",
@@ -109,6 +111,18 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     where: Condition | None = None
     as_of: datetime | None = None
     everything: bool = False
+
+
+class Also(msgspec.Struct, frozen=True):
+    """A second place to look: beside what is found anywhere, at most `limit` that fulfil a further condition."""
+
+    where: Condition
+    limit: int
+
+    def within(self, selection: Selection) -> Selection:
+        """Narrow a selection to this place."""
+        both = self.where if selection.where is None else AllOf((selection.where, self.where))
+        return replace(selection, where=both)
 
 
 class DateRange(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from datetime import UTC, datetime, time, timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,8 +16,8 @@ from ollama_async_mem.memory.query import read_query
 from ollama_async_mem.memory.rank import rank, shortlist, speakers
 from ollama_async_mem.memory.rerank import reranked, room
 from ollama_async_mem.memory.turnstile import Turnstile
-from ollama_async_mem.ports import NeighbourStore
-from ollama_async_mem.records import SearchResult, Selection
+from ollama_async_mem.records import Also, SearchResult
+from ollama_async_mem.steps import SearchStore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from ollama_async_mem.memory.query import Query
     from ollama_async_mem.memory.weights import RankingWeights
     from ollama_async_mem.ports import Embedder, MemoryStore, Reranker
-    from ollama_async_mem.records import Candidate, DateRange, Scope, Turn
-
-    Places: TypeAlias = Sequence[tuple[Selection, int]]
+    from ollama_async_mem.records import Candidate, DateRange, Scope, Selection, Turn
 
 __all__ = ["Finder"]
 
@@ -58,7 +56,7 @@ class Finder:
         self._weights = weights
         self._reranker = reranker
         self._speakers: OrderedDict[Scope, frozenset[str]] = OrderedDict()
-        self._in_one_step = store.dense_candidates_with_neighbours if isinstance(store, NeighbourStore) else None
+        self._steps = store if isinstance(store, SearchStore) else None
         self._beginning, self._ranking = Turnstile(_BEGIN_AT_ONCE), Turnstile(1)
 
     async def find(self, asked: Asked) -> SearchResult:
@@ -102,9 +100,9 @@ class Finder:
         )
         return SearchResult(hits, ("dense",) if found.dense is None else ())
 
-    async def _candidates(self, query: Query, places: Places) -> tuple[Query, _Found]:
+    async def _candidates(self, query: Query, places: _Places) -> tuple[Query, _Found]:
         """Ask both indexes; returns the query without names too."""
-        scope, found = places[0][0].scope, _Found()
+        scope, found = places.everywhere.scope, _Found()
         known = self._speakers.get(scope)
         if known is None:
             found.keyword = await self._by_words(query, places)
@@ -138,10 +136,13 @@ class Finder:
             self._speakers.popitem(last=False)
         return names
 
-    async def _by_words(self, query: Query, places: Places) -> list[Candidate]:
-        return _once([await self._store.keyword_candidates(at, query.text, limit=n) for at, n in places])
+    async def _by_words(self, query: Query, places: _Places) -> list[Candidate]:
+        if self._steps is not None:
+            at, limit, also = places
+            return await self._steps.search_by_words(at, query.text, limit=limit, also=also)
+        return _once([await self._store.keyword_candidates(at, query.text, limit=n) for at, n in places.each()])
 
-    async def _by_vector(self, query: Query, places: Places, found: _Found) -> None:
+    async def _by_vector(self, query: Query, places: _Places, found: _Found) -> None:
         """Find what is nearest, but where the query cannot be embedded: finding goes on with the words."""
         found.dense = found.around = None
         try:
@@ -151,17 +152,15 @@ class Finder:
             reason = str(exc) or f"nothing came within {PATIENCE_S:g} s"
             _log.warning("searching by words only, the query could not be embedded: %s", reason)
             return
-        model, (*others, (last, limit)) = self._embedder.model, places
-        lists = [await self._store.dense_candidates(at, vector, model=model, limit=n) for at, n in others]
-        if self._in_one_step is None:
-            lists.append(await self._store.dense_candidates(last, vector, model=model, limit=limit))
-        else:
-            more, around = await self._in_one_step(
-                last, vector, model=model, limit=limit, choose=lambda more: found.choose(_once([*lists, more]))
-            )
-            lists.append(more)
-            found.around = around or None  # nothing is chosen as long as the words have found nothing
-        found.dense = _once(lists)
+        find, model = self._store.dense_candidates, self._embedder.model
+        if self._steps is None:
+            found.dense = _once([await find(at, vector, model=model, limit=n) for at, n in places.each()])
+            return
+        at, limit, also = places
+        found.dense, around = await self._steps.search_by_vector(
+            at, vector, model=model, limit=limit, also=also, choose=found.choose
+        )
+        found.around = around or None  # nothing is chosen as long as the words have found nothing
 
 
 class _Found:
@@ -177,14 +176,22 @@ class _Found:
         return [] if keyword is None else shortlist(dense, keyword)
 
 
-def _places(asked: Asked, query: Query) -> Places:
+class _Places(NamedTuple):
     """Where to look, and for how many: everywhere, and among what was said on the days that the query names."""
-    places = [(asked.selection, max(_POOL, 2 * asked.limit))]
-    if query.dates:
-        said = AnyOf(tuple(_during(days) for days in query.dates))
-        where = said if asked.selection.where is None else AllOf((asked.selection.where, said))
-        places.append((replace(asked.selection, where=where), _DATED_POOL))
-    return places
+
+    everywhere: Selection
+    limit: int
+    also: Also | None
+
+    def each(self) -> list[tuple[Selection, int]]:
+        """One place after the other."""
+        first = (self.everywhere, self.limit)
+        return [first] if self.also is None else [first, (self.also.within(self.everywhere), self.also.limit)]
+
+
+def _places(asked: Asked, query: Query) -> _Places:
+    also = Also(AnyOf(tuple(_during(days) for days in query.dates)), _DATED_POOL) if query.dates else None
+    return _Places(asked.selection, max(_POOL, 2 * asked.limit), also)
 
 
 def _during(days: DateRange) -> Condition:

@@ -14,31 +14,31 @@ from ollama_async_mem.records import EmbeddingSpace
 
 from . import _sqlite_blocks as blocks
 from . import _sqlite_codes as codes
-from ._checks import require_space
+from ._checks import check, require_space
 from ._crew import Crew
 from ._sqlite_blocks import Meant
 from ._sqlite_matrices import Vectors
 from ._sqlite_reads import neighbours
-from ._sqlite_rows import candidates, candidates_of_each, owned, read_space
+from ._sqlite_rows import candidates, candidates_of_each, merged, owned, read_space
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_sharing import Sharing
 from ._sqlite_times import is_of_time
 from ._sqlite_values import micros
-from ._sqlite_work import begin, stamp_of
-from ._vectors import nearest, nearest_codes, nearest_to_each, sign_bits, sign_scores, unit
+from ._sqlite_work import renewed, stamp_of
+from ._vectors import Wanted, nearest, nearest_codes, nearest_of_each, nearest_to_each, sign_bits, sign_scores, unit
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from ollama_async_mem.ports import Choose, Vector
-    from ollama_async_mem.records import Candidate, Selection, Turn
+    from ollama_async_mem.ports import Vector
+    from ollama_async_mem.records import Also, Candidate, Selection, Turn
+    from ollama_async_mem.steps import Choose
 
     from ._sqlite_blocks import Block
     from ._sqlite_matrices import MatrixCache, Mirror
     from ._sqlite_selection import ScopeKeys
-    from ._sqlite_work import Stamp
-    from ._vectors import Codes, Ids, Mask, Matrix
+    from ._vectors import Codes, Ids, Mask
 
 __all__ = ["Asked", "NearestSearch"]
 
@@ -56,17 +56,22 @@ class Search(NamedTuple):
     cache: MatrixCache
     crew: Crew
     selection: Selection
-    queries: Matrix  # of length one, (n, dimension)
+    asked: Sequence[Asked]
     space: EmbeddingSpace
     limit: int
     now: datetime
     where: str
 
+    def within(self, also: Also) -> Search:
+        """The same in a narrower place."""
+        return self._replace(selection=also.within(self.selection), limit=also.limit)
+
 
 class Asked(NamedTuple):
-    """A vector of any length, and which of the turns that it finds are wanted with their neighbours."""
+    """A vector of any length, where else to look, and which of the turns found are wanted with their neighbours."""
 
     vector: Vector
+    also: Also | None = None
     choose: Choose = lambda _: ()
 
 
@@ -92,16 +97,17 @@ class NearestSearch:
         Raises:
             EmbeddingMismatch: the store holds vectors of another model or dimension.
             StoreError: the vector has no direction.
+            ConfigError: a kind is unknown, or a limit below 1.
         """
+        check(selection.kinds, limit)
         space = EmbeddingSpace(model, np.size(asked.vector))
         asked = asked._replace(vector=unit(asked.vector))  # what is wrong with it concerns nobody else
         now = datetime.now(UTC)
 
         def run(together: list[Asked]) -> Awaitable[list[Found]]:
             def work(conn: sqlite3.Connection) -> list[Found]:
-                queries = np.stack([asked.vector for asked in together])
-                search = Search(conn, self.cache, self._crew, selection, queries, space, limit, now, self._where)
-                return _with_neighbours(search, _search(search), [asked.choose for asked in together])
+                search = Search(conn, self.cache, self._crew, selection, together, space, limit, now, self._where)
+                return _with_neighbours(search, _search(search))
 
             return read(work)
 
@@ -121,13 +127,12 @@ def _search(search: Search) -> list[list[Candidate]]:
     found = None if mirror.is_large else _among_vectors(search, mirror)
     if found is not None:
         return candidates_of_each(search.conn, found)
-    each = (search._replace(queries=query[None]) for query in search.queries)
-    return [candidates(search.conn, _among_codes(one, mirror)) for one in each]
+    return [candidates(search.conn, _by_codes(search, asked, mirror)) for asked in search.asked]
 
 
-def _with_neighbours(search: Search, found: list[list[Candidate]], choices: list[Choose]) -> list[Found]:
+def _with_neighbours(search: Search, found: list[list[Candidate]]) -> list[Found]:
     """Add what was said around those that are chosen. No search shares a record with another."""
-    chosen = [choose(candidates) for candidates, choose in zip(found, choices, strict=True)]
+    chosen = [asked.choose(candidates) for candidates, asked in zip(found, search.asked, strict=True)]
     every = {turn_id for turn_ids in chosen for turn_id in turn_ids}
     near = neighbours(search.conn, list(every), 1, 1, search.now) if every else {}
 
@@ -143,7 +148,7 @@ def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | No
         stamp = stamp_of(search.conn)
         keys = _keys(search)
         if keys is None:
-            return [[] for _ in search.queries]
+            return [[] for _ in search.asked]
         source = Vectors(keys, search.space.dimension)
         if mirror.source is None:
             mirror.is_large = source.count_rows(search.conn, codes.EXACT_ROWS + 1) > codes.EXACT_ROWS
@@ -154,33 +159,50 @@ def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | No
             mirror.is_large = True
             mirror.clear()
         is_shared = mirror.source is not None and mirror.size_bytes >= SHARED_BYTES
-    meant = _meant(search, None)
-    masked = ((block.seqs, block.data, meant.mask(block)) for block in held)
-    if len(search.queries) > 1:
-        return nearest_to_each(masked, search.queries, search.limit)
-    return [nearest(masked, search.queries[0], search.limit, search.crew if is_shared else None)]
+    meant, wanted = [_meant(search, None)], [Wanted(place, 0, search.limit) for place in range(len(search.asked))]
+    for place, asked in enumerate(search.asked):
+        if asked.also is not None:
+            wanted.append(Wanted(place, len(meant), asked.also.limit))
+            meant.append(_meant(search.within(asked.also), None))
+    masked = ((block.seqs, block.data, [rows.mask(block) for rows in meant]) for block in held)
+    if len(search.asked) > 1:
+        found = nearest_to_each(masked, np.stack([asked.vector for asked in search.asked]), wanted)
+    else:
+        limits = [one.limit for one in wanted]
+        found = nearest_of_each(masked, search.asked[0].vector, limits, search.crew if is_shared else None)
+    of_each: list[list[Scored]] = [[] for _ in search.asked]
+    for one, rows in zip(wanted, found, strict=True):
+        of_each[one.query].append(rows)
+    return [merged(lists) for lists in of_each]
 
 
-def _among_codes(search: Search, mirror: Mirror[Vectors]) -> Scored:
-    """Compare one query with the vectors of those rows whose codes are nearest."""
-    shared = search.cache.codes()
+def _by_codes(search: Search, asked: Asked, mirror: Mirror[Vectors]) -> Scored:
+    """Compare one query with the vectors of those rows whose codes are nearest, in a snapshot that it begins."""
+    shared, found = search.cache.codes(), []
+    places = [search] if asked.also is None else [search, search.within(asked.also)]
     with shared.lock:
-        stamp = _new_snapshot(search.conn)
+        stamp = renewed(search.conn)
         keys, coding = _keys(search), codes.read_coding(search.conn)
         if keys is None:
             return []
-        if coding is not None:
-            held, source = search.cache.held(shared, search.conn, stamp, coding)
+        held = [] if coding is None else [search.cache.held(shared, search.conn, stamp, coding) for _ in places]
     if coding is None:
-        return _scan(search)
-    listed, scored = coding.room(search.limit)
-    code, meant = sign_bits(search.queries, source.mean)[0], _meant(search, keys)
-    seqs, rows = nearest_codes(_masked(held, meant), code, listed)
-    if seqs.size < listed and search.selection.where is None and meant.facts is None:
-        mirror.is_large = False  # it shrank
-    best = np.argsort(-sign_scores(rows, search.queries[0], source.mean), kind="stable")[:scored]
-    chosen = blocks.read_vectors(search.conn, seqs[best], search.space.dimension)
-    return nearest(chosen, search.queries[0], search.limit)
+        return merged([_scan(place, asked.vector) for place in places])
+    for place, (rows, source) in zip(places, held, strict=True):
+        listed, scored = coding.room(place.limit)
+        meant = _meant(place, keys)
+        near = nearest_codes(_masked(rows, meant), sign_bits(asked.vector[None], source.mean)[0], listed)
+        if near[0].size < listed and place.selection.where is None and meant.facts is None:
+            mirror.is_large = False  # it shrank
+        found.append(_exact(place, asked.vector, source.mean, near, scored))
+    return merged(found)
+
+
+def _exact(search: Search, query: Vector, mean: Vector, near: tuple[Ids, Codes], scored: int) -> Scored:
+    """Compare a query with the vectors of as many rows as are to be scored, those whose codes promise most."""
+    seqs, rows = near
+    best = np.argsort(-sign_scores(rows, query, mean), kind="stable")[:scored]
+    return nearest(blocks.read_vectors(search.conn, seqs[best], search.space.dimension), query, search.limit)
 
 
 def _masked(held: Iterable[Block], meant: Meant) -> Iterator[tuple[Ids, Codes, Mask | None]]:
@@ -193,12 +215,12 @@ def _masked(held: Iterable[Block], meant: Meant) -> Iterator[tuple[Ids, Codes, M
             yield block.seqs[mask], block.data[mask], None
 
 
-def _scan(search: Search) -> Scored:
+def _scan(search: Search, query: Vector) -> Scored:
     """Compare with each vector in the file, for a store whose codes are still to be made."""
     condition, values = selection_sql(search.conn, search.selection, search.now) or ("FALSE", [])
     ordered = f"memories.seq IN (SELECT seq FROM memories WHERE {condition})"  # noqa: S608 - no text of others
     rows = blocks.read_rows(search.conn, ordered, values, search.space.dimension)
-    return nearest(((block.seqs, block.data, None) for block in rows), search.queries[0], search.limit)
+    return nearest(((block.seqs, block.data, None) for block in rows), query, search.limit)
 
 
 def _keys(search: Search) -> ScopeKeys | None:
@@ -238,10 +260,3 @@ def _scope_mask(conn: sqlite3.Connection, keys: ScopeKeys) -> Mask | None:
     mask = np.zeros(last + 1, np.bool_)
     mask[[0, *(scope_id for (scope_id,) in rows)]] = True  # there is no scope 0
     return None if mask.all() else mask
-
-
-def _new_snapshot(conn: sqlite3.Connection) -> Stamp:
-    """Leave the snapshot for one that no mirror is newer than."""
-    conn.execute("ROLLBACK")
-    begin(conn)
-    return stamp_of(conn)

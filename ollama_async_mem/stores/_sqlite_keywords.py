@@ -9,11 +9,15 @@ the rarest id is looked for in the index, the row has the rest.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+import msgspec
+
+from ._checks import check
 from ._sqlite_blocks import newest_seq
 from ._sqlite_inserts import indexes_parts
-from ._sqlite_rows import candidates, gathered
+from ._sqlite_rows import candidates, gathered, merged
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_values import micros
 from ._sqlite_work import number
@@ -21,16 +25,19 @@ from ._text import keywords
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from ollama_async_mem.records import Candidate, Selection
+    from ollama_async_mem.records import Also, Candidate, Selection
 
     from ._sqlite_filters import Sql
 
-__all__ = ["PhraseCounts", "keyword_candidates"]
+__all__ = ["WordSearch"]
+
+Scored: TypeAlias = list[tuple[int, float]]
+Read: TypeAlias = "Callable[[Callable[[sqlite3.Connection], list[Candidate]]], Awaitable[list[Candidate]]]"
 
 SMALL_STORE = 1000  # rows; up to here all words of a query rank
+TRIED = 4  # times as many rows as are wanted are looked up first
 MAX_WALKED = 200_000  # rows that a search walks through, at some 0.15 microseconds for each
 NARROW = 64  # rows, among those of some rows that a search goes through in order, and most are of other scopes
 SCORING = 6  # how much more it takes to score a row than to walk past it (measured)
@@ -38,17 +45,17 @@ MOST_FOR_ONE = 400_000  # by how much the rarest word may exceed that
 MAX_KNOWN = 20_000
 
 
-class PhraseCounts:
+class _Counts:
     """In how many rows phrases are, as of when they were first asked for. The reader threads share it."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._as_of = 0
+        self.as_of = 0
 
     def at(self, rows: int) -> None:
         """Forget what was counted when the store was much smaller."""
-        if rows > self._as_of * 1.25 or len(self._counts) > MAX_KNOWN:
-            self._counts, self._as_of = {}, rows
+        if rows > self.as_of * 1.25 or len(self._counts) > MAX_KNOWN:
+            self._counts, self.as_of = {}, rows
 
     def count(self, conn: sqlite3.Connection, phrase: str) -> int:
         """Count the rows of the file that have a phrase, up to `MAX_WALKED`."""
@@ -63,42 +70,61 @@ class _Terms(NamedTuple):
     """What a query looks for: an expression for the scope, words that rank, and those that only fill up."""
 
     scope: str
-    is_narrow: bool  # whether it lets so few rows through that they are sorted here
+    is_narrow: bool  # whether it lets so few rows through that all are looked up
     ranking: list[str]
     filling: dict[str, float]  # with a score for each
 
 
-def keyword_candidates(
-    conn: sqlite3.Connection, counts: PhraseCounts, *, selection: Selection, query: str, limit: int, now: datetime
-) -> list[Candidate]:
-    """Ask the keyword index. FTS5's bm25 is negative, the better the lower: https://www.sqlite.org/fts5.html#the_bm25_function."""
-    words = [f'body : "{word}"' for word in keywords(query, pairs=not indexes_parts(conn))]
-    chosen, owners = selection_sql(conn, selection, now), _owner_phrases(conn, selection, now)
-    if not words or not owners or chosen is None:
-        return []
-    rows = newest_seq(conn)
-    terms = _Terms(_all(owners), True, words, {}) if rows <= SMALL_STORE else _choose(conn, counts, owners, words, rows)
-    ranked = _ranked_sql(terms, chosen, limit)
-    found = dict(gathered(conn, "json_array(seq, score)", *ranked)) if terms.ranking else {}
-    least = min(found.values(), default=math.inf)
-    for word, score in terms.filling.items():
-        if len(found) < limit:
-            for seq in sorted(gathered(conn, "seq", *_filling_sql(terms, word, chosen, limit)), reverse=True):
-                found.setdefault(seq, min(score, least))
-    return candidates(conn, sorted(found.items(), key=lambda row: -row[1])[:limit])
+class _Place(NamedTuple):
+    """A condition on `memories` with its values, and how many rows are wanted there."""
+
+    condition: str
+    values: list[Any]
+    limit: int
 
 
-def _owner_phrases(conn: sqlite3.Connection, selection: Selection, now: datetime) -> list[str]:
-    """An expression for each id of a scope, of the rows that have it; none where the store has never seen one."""
-    keys = resolve(conn, selection.scope)
-    return [] if keys is None else keys.phrases(_classes(conn, selection, now))
+class WordSearch:
+    """Searches a store by words."""
+
+    def __init__(self) -> None:
+        self._counts = _Counts()
+
+    async def find(
+        self, read: Read, selection: Selection, query: str, *, limit: int, also: Also | None = None
+    ) -> list[Candidate]:
+        """Return the memories that share words with a query, best first, there and within `also`.
+
+        Raises:
+            ConfigError: a kind is unknown, or a limit below 1.
+        """
+        check(selection.kinds, limit)
+        now = datetime.now(UTC)
+        places = [(selection, limit)] if also is None else [(selection, limit), (also.within(selection), also.limit)]
+        return await read(lambda conn: candidates(conn, merged(self._find(conn, query, places, now))))
+
+    def _find(
+        self, conn: sqlite3.Connection, query: str, places: list[tuple[Selection, int]], now: datetime
+    ) -> list[Scored]:
+        """The best rows in each place. The first has the scope and the kinds of all."""
+        words, first = [f'body : "{word}"' for word in keywords(query, pairs=not indexes_parts(conn))], places[0][0]
+        keys = resolve(conn, first.scope)
+        if not words or keys is None or not first.kinds:
+            return [[]]
+        owners, rows = keys.phrases(_classes(conn, first, now)), newest_seq(conn)
+        if rows <= SMALL_STORE:
+            terms = _Terms(_all(owners), True, words, {})
+        else:
+            terms = _choose(conn, self._counts, owners, words, rows)
+        chosen = [_Place(*(selection_sql(conn, at, now) or ("FALSE", [])), limit) for at, limit in places]
+        found = _ranked(conn, terms, chosen) if terms.ranking else [[] for _ in places]
+        return [_filled(conn, terms, place, ranked) for place, ranked in zip(chosen, found, strict=True)]
 
 
 def _all(phrases: Sequence[str]) -> str:
     return "".join(f" AND ({phrase})" for phrase in phrases)
 
 
-def _choose(conn: sqlite3.Connection, counts: PhraseCounts, owners: list[str], words: list[str], rows: int) -> _Terms:
+def _choose(conn: sqlite3.Connection, counts: _Counts, owners: list[str], words: list[str], rows: int) -> _Terms:
     """Take the rarest id of the scope, if that is rare at all, and of the words the rarest that can be afforded."""
     counts.at(rows)
     within, owner = min((counts.count(conn, phrase), phrase) for phrase in owners)
@@ -121,28 +147,58 @@ def _common_score(count: int, rows: int) -> float:
     return max(math.log((rows - count + 0.5) / (count + 0.5)), 1e-6)
 
 
-def _ranked_sql(terms: _Terms, chosen: Sql, limit: int) -> Sql:
-    """The best rows with words that rank.
+def _ranked(conn: sqlite3.Connection, terms: _Terms, places: list[_Place]) -> list[Scored]:
+    """The best rows of each place with words that rank.
 
-    FTS5 can bring them in order, so that looking rows up ends at the limit, but then it scores each of them twice.
+    FTS5 scores each row that matches once. Unless few are expected, rows are looked up from the best on; where that
+    leaves too few, all are. Its bm25 is negative: https://www.sqlite.org/fts5.html#the_bm25_function.
     """
-    order = "+rank" if terms.is_narrow else "rank"
+    expression = f"({' OR '.join(terms.ranking)}){terms.scope}"
+    first = places[0]
+    tried = -1 if terms.is_narrow else TRIED * first.limit
+    columns = [_best_sql("best" if place is first else "found", place) for place in places]
     sql = f"""
-        SELECT memories.seq AS seq, -rank AS score
-        FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
-        WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY {order} LIMIT ?
+        WITH found AS MATERIALIZED (SELECT rowid AS seq, -rank AS score FROM memory_index WHERE memory_index MATCH ?),
+          best AS MATERIALIZED (SELECT seq, score FROM found ORDER BY score DESC, seq LIMIT ?)
+        SELECT (SELECT count(*) FROM best), {", ".join(columns)}
     """  # noqa: S608 - column names only
-    return sql, [f"({' OR '.join(terms.ranking)}){terms.scope}", *chosen[1], limit]
+    values = [value for place in places for value in (*place.values, place.limit)]
+    count, *texts = conn.execute(sql, (expression, tried, *values)).fetchone()
+    found: list[Scored] = [msgspec.json.decode(text) for text in texts]
+    if count == tried and len(found[0]) < first.limit:
+        return _ranked(conn, terms._replace(is_narrow=True), places)
+    return [sorted(((seq, score) for seq, score in of_one), key=lambda row: (-row[1], row[0])) for of_one in found]
 
 
-def _filling_sql(terms: _Terms, word: str, chosen: Sql, limit: int) -> Sql:
+def _best_sql(table: str, place: _Place) -> str:
+    """The best rows of a table that are in a place, as one text: at each row, threads may have to take turns."""
+    return f"""(
+        SELECT json_group_array(json_array(seq, score)) FROM (
+          SELECT memories.seq AS seq, score FROM {table} CROSS JOIN memories ON memories.seq = {table}.seq
+          WHERE {place.condition} ORDER BY score DESC, {table}.seq LIMIT ?
+        )
+    )"""  # noqa: S608 - column names only
+
+
+def _filled(conn: sqlite3.Connection, terms: _Terms, place: _Place, ranked: Scored) -> Scored:
+    """Up to the limit, what was ranked and then the newest rows with words that do not rank."""
+    found = dict(ranked)
+    least = min(found.values(), default=math.inf)
+    for word, score in terms.filling.items():
+        if len(found) < place.limit:
+            for seq in sorted(gathered(conn, "seq", *_filling_sql(terms, word, place)), reverse=True):
+                found.setdefault(seq, min(score, least))
+    return sorted(found.items(), key=lambda row: -row[1])[: place.limit]
+
+
+def _filling_sql(terms: _Terms, word: str, place: _Place) -> Sql:
     """The newest rows with a word. FTS5 can go back from the newest row, past many of other scopes."""
     order = "+memories.seq" if terms.is_narrow else "memory_index.rowid"
     sql = f"""
         SELECT memories.seq AS seq FROM memory_index CROSS JOIN memories ON memories.seq = memory_index.rowid
-        WHERE memory_index MATCH ? AND {chosen[0]} ORDER BY {order} DESC LIMIT ?
+        WHERE memory_index MATCH ? AND {place.condition} ORDER BY {order} DESC LIMIT ?
     """  # noqa: S608 - column names only
-    return sql, [f"{word}{terms.scope}", *chosen[1], limit]
+    return sql, [f"{word}{terms.scope}", *place.values, place.limit]
 
 
 def _classes(conn: sqlite3.Connection, selection: Selection, now: datetime) -> list[str]:

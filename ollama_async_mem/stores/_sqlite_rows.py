@@ -27,6 +27,7 @@ __all__ = [
     "get",
     "get_many",
     "load_rows",
+    "merged",
     "owned",
     "read_scope",
     "read_space",
@@ -199,6 +200,14 @@ def candidates_of_each(conn: sqlite3.Connection, found: Sequence[Sequence[tuple[
     memories = load_rows(conn, list({seq for scored in found for seq, _ in scored}))
     first, *others = ([Candidate(memories[seq], score) for seq, score in scored] for scored in found)
     return [first, *([Candidate(owned(c.memory), c.score) for c in other] for other in others)]
+
+
+def merged(found: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """Several lists of scored rows as one, best first. A row has the score of the first that it is in."""
+    if len(found) == 1:
+        return found[0]
+    scores = {seq: score for scored in reversed(found) for seq, score in scored}
+    return sorted(scores.items(), key=lambda row: (-row[1], row[0]))
 
 
 def owned(memory: M) -> M:

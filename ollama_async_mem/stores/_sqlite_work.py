@@ -31,6 +31,7 @@ __all__ = [
     "memo_of",
     "number",
     "read",
+    "renewed",
     "rollback",
     "serve",
     "stamp_of",
@@ -76,6 +77,13 @@ def stamp_of(conn: sqlite3.Connection) -> Stamp:
         if isinstance(conn, MemoConnection):
             conn.stamp = stamp
     return stamp
+
+
+def renewed(conn: sqlite3.Connection) -> Stamp:
+    """Leave the snapshot for a new one, which no mirror is newer than whose lock the caller holds."""
+    conn.execute("ROLLBACK")
+    begin(conn)
+    return stamp_of(conn)
 
 
 def number(conn: sqlite3.Connection, sql: str) -> int:

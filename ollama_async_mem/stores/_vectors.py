@@ -27,8 +27,21 @@ if TYPE_CHECKING:
     Matrix: TypeAlias = NDArray[np.float32]
     Codes: TypeAlias = NDArray[np.uint64]
     Distances: TypeAlias = NDArray[np.uint16]
+    Masked: TypeAlias = tuple[Ids, Matrix, Mask | None]
+    ManyMasked: TypeAlias = tuple[Ids, Matrix, Sequence[Mask | None]]
 
-__all__ = ["distances", "from_blobs", "nearest", "nearest_codes", "nearest_to_each", "sign_bits", "sign_scores", "unit"]
+__all__ = [
+    "Wanted",
+    "distances",
+    "from_blobs",
+    "nearest",
+    "nearest_codes",
+    "nearest_of_each",
+    "nearest_to_each",
+    "sign_bits",
+    "sign_scores",
+    "unit",
+]
 
 WORD_BITS = 64
 _FURTHEST = 0xFFFF
@@ -60,37 +73,51 @@ def from_blobs(blobs: Sequence[bytes], dimension: int) -> Matrix:
     return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, dimension)
 
 
-def nearest(
-    blocks: Iterable[tuple[Ids, Matrix, Mask | None]], query: Vector, limit: int, crew: Crew | None = None
-) -> list[tuple[int, float]]:
+class Wanted(NamedTuple):
+    """The best `limit` rows for one of some queries, of those that the masks at a place let through."""
+
+    query: int
+    masks: int
+    limit: int
+
+
+def nearest(blocks: Iterable[Masked], query: Vector, limit: int) -> list[tuple[int, float]]:
     """Return the `limit` ids with the largest cosine, best first, equal ones oldest first.
 
     A block is ids `(n,)`, rows `(n, dimension)` of length one, and which of them count, all where that is None. The
-    query has length one too. Blocks are read one at a time, unless a crew shares them.
+    query has length one too. Blocks are read one at a time.
+    """
+    one_mask = ((ids, rows, (mask,)) for ids, rows, mask in blocks)
+    return nearest_of_each(one_mask, query, [limit])[0]
+
+
+def nearest_of_each(
+    blocks: Iterable[ManyMasked], query: Vector, limits: Sequence[int], crew: Crew | None = None
+) -> list[list[tuple[int, float]]]:
+    """Return what `nearest` does for each of the masks that a block has, and the limit at its place.
+
+    A crew may share the blocks.
     """
 
-    def scored(block: tuple[Ids, Matrix, Mask | None]) -> _Scored:
-        ids, rows, mask = block
+    def scored(block: ManyMasked) -> list[_Scored]:
+        ids, rows, masks = block
         cosines = np.vecdot(rows, query)
-        return _Scored(ids, cosines) if mask is None else _Scored(ids[mask], cosines[mask])
+        return [_Scored(ids, cosines) if mask is None else _Scored(ids[mask], cosines[mask]) for mask in masks]
 
-    if crew is not None:
-        return _ordered(_joined(crew.map(scored, list(blocks)), limit))
-    best = _NONE
-    for block in blocks:
-        best = _joined([best, scored(block)], limit)
-    return _ordered(best)
+    found = list(map(scored, blocks)) if crew is None else crew.map(scored, list(blocks))
+    return [_ordered(_joined([of_block[place] for of_block in found], limit)) for place, limit in enumerate(limits)]
 
 
 def nearest_to_each(
-    blocks: Iterable[tuple[Ids, Matrix, Mask | None]], queries: Matrix, limit: int
+    blocks: Iterable[ManyMasked], queries: Matrix, wanted: Sequence[Wanted]
 ) -> list[list[tuple[int, float]]]:
-    """Return what `nearest` does for each of some queries `(m, dimension)`. Blocks are read one at a time."""
-    best = [_NONE] * len(queries)
-    for ids, rows, mask in blocks:
-        for place, (query, cosines) in enumerate(zip(queries, _cosines(rows, queries), strict=True)):
-            near = _promising(ids, cosines, mask, best[place], limit)
-            exact = np.vecdot(rows[near], query)  # to the last digit: in a product that depends on the other rows
+    """Return what `nearest` does for each that is wanted of queries `(m, dimension)`. Blocks are read one at a time."""
+    best = [_NONE] * len(wanted)
+    for ids, rows, masks in blocks:
+        cosines = _cosines(rows, queries)
+        for place, (query, masked, limit) in enumerate(wanted):
+            near = _promising(ids, cosines[query], masks[masked], best[place], limit)
+            exact = np.vecdot(rows[near], queries[query])  # to the last digit: in a product that depends on the others
             best[place] = _joined([best[place], _Scored(ids[near], exact)], limit)
     return [_ordered(found) for found in best]
 

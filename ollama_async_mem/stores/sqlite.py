@@ -20,10 +20,10 @@ from . import _sqlite_transfer as transfer
 from . import _sqlite_writes as writes
 from ._checks import check, check_around
 from ._sqlite_codes import Upkeep
-from ._sqlite_dense import Asked, NearestSearch
+from ._sqlite_dense import Asked, Found, NearestSearch
 from ._sqlite_events import Why
 from ._sqlite_inserts import insert_memories
-from ._sqlite_keywords import PhraseCounts, keyword_candidates
+from ._sqlite_keywords import WordSearch
 from ._sqlite_matrices import MatrixCache
 from ._sqlite_merges import IndexMerge, merge_index
 from ._sqlite_migrations import DEFAULT_TOKENIZER, MIGRATIONS
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
-    from ollama_async_mem.ports import Choose, Vector
+    from ollama_async_mem.ports import Vector
     from ollama_async_mem.records import (
+        Also,
         Candidate,
         Change,
         EmbeddingSpace,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         Supersession,
         Turn,
     )
+    from ollama_async_mem.steps import Choose
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,7 +115,7 @@ class SQLiteStore:
 
     def _forget(self) -> None:
         """Begin with what is kept in memory of a file."""
-        self._nearest, self._phrases = NearestSearch(MatrixCache(self._cache_bytes), self.location), PhraseCounts()
+        self._nearest, self._words = NearestSearch(MatrixCache(self._cache_bytes), self.location), WordSearch()
         self._upkeep, self._merge = Upkeep(), IndexMerge()
         records = RecordCache(RECORD_BYTES)
         self._connect_reader = partial(connect_reader, self._path, busy_timeout_s=self._busy_timeout_s, records=records)
@@ -141,11 +143,7 @@ class SQLiteStore:
             raise StoreError(f"the store {self.location} is open already")
         self._forget()
         self._open = SQLiteThreads(
-            self._connect_writer,
-            self._connect_reader,
-            readers=self._readers,
-            where=self.location,
-            upkeep=self._keep_up,
+            self._connect_writer, self._connect_reader, readers=self._readers, where=self.location, upkeep=self._keep_up
         )
         try:
             await self._open.start()
@@ -218,25 +216,26 @@ class SQLiteStore:
         self, selection: Selection, vector: Vector, *, model: str, limit: int
     ) -> builtins.list[Candidate]:
         """Return the memories whose vectors are nearest, best first, scored by cosine. `model` made the vector."""
-        check(selection.kinds, limit)
         return (await self._nearest.find(self._read, selection, Asked(vector), model=model, limit=limit))[0]
 
-    async def dense_candidates_with_neighbours(
-        self, selection: Selection, vector: Vector, *, model: str, limit: int, choose: Choose
-    ) -> tuple[builtins.list[Candidate], dict[str, builtins.list[Turn]]]:
-        """Do what `dense_candidates` does and what `neighbours` does for those that `choose` names, in one step."""
-        check(selection.kinds, limit)
-        return await self._nearest.find(self._read, selection, Asked(vector, choose), model=model, limit=limit)
+    async def search_by_vector(
+        self, selection: Selection, vector: Vector, *, model: str, limit: int, also: Also | None, choose: Choose
+    ) -> Found:
+        """Do what `dense_candidates` does in two places and `neighbours` for those that `choose` names, in one step."""
+        return await self._nearest.find(self._read, selection, Asked(vector, also, choose), model=model, limit=limit)
 
     async def keyword_candidates(self, selection: Selection, query: str, *, limit: int) -> builtins.list[Candidate]:
         """Return the memories that share words with the query, best first, by BM25. Any text is a valid query.
 
         English words match by their stem. The statistics behind the score are those of the whole file.
         """
-        check(selection.kinds, limit)
-        return await self._read(
-            keyword_candidates, self._phrases, selection=selection, query=query, limit=limit, now=_now()
-        )
+        return await self.search_by_words(selection, query, limit=limit, also=None)
+
+    async def search_by_words(
+        self, selection: Selection, query: str, *, limit: int, also: Also | None
+    ) -> builtins.list[Candidate]:
+        """Do what `keyword_candidates` does in two places in one step."""
+        return await self._words.find(self._read, selection, query, limit=limit, also=also)
 
     async def get(self, memory_id: str) -> MemoryRecord:
         """Return one memory."""

@@ -15,6 +15,7 @@ from ollama_async_mem import Fact, Memory, Message, OllamaClient, RetryPolicy, S
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, ModelNotFound, RecordNotFound, StoreClosed
 from ollama_async_mem.memory import searching
 from ollama_async_mem.records import EmbeddingSpace, StoredMemory
+from ollama_async_mem.steps import SearchStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -156,7 +157,7 @@ async def test_a_store_that_takes_more_steps_finds_the_same(
         "They were in the tent",
         "Supper was late",
     ]
-    queries = ["where were the keys", "what about supper", "rain at the lake", "keys"]
+    queries = ["where were the keys", "what about supper", "rain at the lake yesterday", "keys", "what was said today"]
 
     async def found(mem: Memory) -> list[SearchResult]:
         return [await mem.search(query, user_id="u", explain=True) for query in queries]
@@ -166,15 +167,16 @@ async def test_a_store_that_takes_more_steps_finds_the_same(
         await mem.search("warm up", user_id="u")
         in_one = await found(mem)
         assert any(hit.parts["neighbours"] for hit in in_one[0])
-        words = mem.store.keyword_candidates
+        assert isinstance(mem.store, SearchStore)
+        words = mem.store.search_by_words
 
         async def slow(*args: Any, **options: Any) -> list[Candidate]:
             await asyncio.sleep(0.02)
             return await words(*args, **options)
 
-        monkeypatch.setattr(mem.store, "keyword_candidates", slow)
+        monkeypatch.setattr(mem.store, "search_by_words", slow)
         assert await found(mem) == in_one
-    monkeypatch.setattr(searching, "NeighbourStore", Neither)
+    monkeypatch.setattr(searching, "SearchStore", Neither)
     async with memory() as mem:
         assert await found(mem) == in_one
 

@@ -456,16 +456,16 @@ async def test_searches_see_what_was_written_while_others_write(small: None, pat
 
 async def test_a_search_is_never_older_than_the_codes(small: None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was overtaken, after it saw that its scope is large, finds what the codes hold by now."""
-    among_codes = _sqlite_dense._among_codes
+    by_codes = _sqlite_dense._by_codes
     waits, goes_on = threading.Event(), threading.Event()
 
     def slow(search: _sqlite_dense.Search, *args: Any) -> Any:
         if search.limit == 999:
             waits.set()
             goes_on.wait(30)
-        return among_codes(search, *args)
+        return by_codes(search, *args)
 
-    monkeypatch.setattr(_sqlite_dense, "_among_codes", slow)
+    monkeypatch.setattr(_sqlite_dense, "_by_codes", slow)
     async with SQLiteStore(path) as store:
         await fill(store, 20)
         await settle(store)

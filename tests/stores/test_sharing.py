@@ -12,7 +12,7 @@ from ollama_async_mem.errors import StoreError
 from ollama_async_mem.records import Scope, Selection
 from ollama_async_mem.stores import open_store
 from ollama_async_mem.stores._sqlite_sharing import Sharing
-from ollama_async_mem.stores._vectors import nearest, nearest_to_each
+from ollama_async_mem.stores._vectors import Wanted, nearest, nearest_of_each, nearest_to_each
 from ollama_async_mem.stores.sqlite import SQLiteStore
 
 from .samples import MODEL, turn
@@ -117,8 +117,13 @@ async def test_what_is_nearest_comes_with_what_was_said_around_it(tmp_path: Path
         await store.add_turns(turns, vectors, model=MODEL)
 
         async def find(query: Vector, some: int) -> tuple[list[Candidate], dict[str, list[Turn]]]:
-            return await store.dense_candidates_with_neighbours(
-                everything, query, model=MODEL, limit=9, choose=lambda found: [c.memory.id for c in found[:some]]
+            return await store.search_by_vector(
+                everything,
+                query,
+                model=MODEL,
+                limit=9,
+                also=None,
+                choose=lambda found: [c.memory.id for c in found[:some]],
             )
 
         together = await asyncio.gather(*(find(query, some) for some, query in enumerate(queries)))
@@ -134,8 +139,18 @@ def test_a_product_of_many_queries_is_that_of_each() -> None:
     """Whatever is left out, and however many blocks there are."""
     random = np.random.default_rng(4)
     rows, queries = (random.standard_normal((n, 32)).astype(np.float32) for n in (500, 9))
-    blocks = [(np.arange(i, i + 100), rows[i : i + 100], random.random(100) < 0.7) for i in range(0, 500, 100)]
-    together = nearest_to_each(blocks, queries, 12)
-    assert together == [nearest(blocks, query, 12) for query in queries]
-    truth = np.where(np.concatenate([mask for *_, mask in blocks]), rows @ queries[0], -np.inf)
-    assert [i for i, _ in together[0]] == np.argsort(-truth)[:12].tolist()
+    sometimes = [random.random(500) < share for share in (0.7, 0.04)]
+    blocks = [
+        (np.arange(i, i + 100), rows[i : i + 100], [None, *(mask[i : i + 100] for mask in sometimes)])
+        for i in range(0, 500, 100)
+    ]
+    wanted = [Wanted(query, masks, limit) for query in range(9) for masks, limit in ((0, 3), (1, 12), (2, 30))]
+    together = nearest_to_each(blocks, queries, wanted)
+    alone = [nearest_of_each(blocks, query, [3, 12, 30]) for query in queries]
+    assert together == [found for of_query in alone for found in of_query]
+    for place, (query, masks, limit) in enumerate(wanted):
+        counted = np.ones(500, np.bool_) if masks == 0 else sometimes[masks - 1]
+        truth = np.flatnonzero(counted)[np.argsort(-(rows @ queries[query])[counted])][:limit]
+        assert [i for i, _ in together[place]] == truth.tolist()
+        one = ((ids, block, of_block[masks]) for ids, block, of_block in blocks)
+        assert nearest(one, queries[query], limit) == together[place]

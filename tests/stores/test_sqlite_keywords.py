@@ -145,10 +145,10 @@ async def test_counts_follow_a_store_that_grows(large: None, path: Path) -> None
     async with SQLiteStore(path) as store, SQLiteStore(path) as other:
         await fill(store, 120)
         assert await about(store, Scope(), "rising", 5) == []
-        assert store._phrases._counts['body : "rising"'] == 0
+        assert store._words._counts._counts['body : "rising"'] == 0
         await other.add_turns([turn(f"rising {i}") for i in range(300)], [axis(1)] * 300, model=MODEL)
         assert await about(store, Scope(), "rising w7", 2) == ["w7", "rising 299"]
-        assert store._phrases._counts['body : "rising"'] == 120
+        assert store._words._counts._counts['body : "rising"'] == 120
 
 
 async def test_counting_is_bounded(large: None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ async def test_counting_is_bounded(large: None, path: Path, monkeypatch: pytest.
         for _ in range(30):
             query = " ".join(f"w{i}" for i in rng.integers(0, 150, 5))
             assert await about(store, Scope(), query, 10) != []
-            assert len(store._phrases._counts) <= 60
+            assert len(store._words._counts._counts) <= 60
 
 
 # Filters and plans

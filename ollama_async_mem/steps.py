@@ -1,0 +1,35 @@
+"""What a store may do for a search in one step, beside what `ports.MemoryStore` asks of it. None has to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .ports import Vector
+    from .records import Also, Candidate, Selection, Turn
+
+    Choose = Callable[[list[Candidate]], Sequence[str]]
+
+__all__ = ["SearchStore"]
+
+
+@runtime_checkable
+class SearchStore(Protocol):
+    """A store that looks in two places at once, and knows what was said around what it finds."""
+
+    async def search_by_words(
+        self, selection: Selection, query: str, *, limit: int, also: Also | None
+    ) -> list[Candidate]:
+        """Do what `keyword_candidates` does for a selection and within `also`, as one list, best first."""
+        ...
+
+    async def search_by_vector(
+        self, selection: Selection, vector: Vector, *, model: str, limit: int, also: Also | None, choose: Choose
+    ) -> tuple[list[Candidate], dict[str, list[Turn]]]:
+        """Do what `dense_candidates` does for both, and `neighbours` for those of the list that `choose` names.
+
+        `choose` is called in any thread, and must not fail.
+        """
+        ...
