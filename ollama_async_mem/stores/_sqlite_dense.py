@@ -165,11 +165,11 @@ def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | No
             wanted.append(Wanted(place, len(meant), asked.also.limit))
             meant.append(_meant(search.within(asked.also), None))
     masked = ((block.seqs, block.data, [rows.mask(block) for rows in meant]) for block in held)
+    crew = search.crew if is_shared else None
     if len(search.asked) > 1:
-        found = nearest_to_each(masked, np.stack([asked.vector for asked in search.asked]), wanted)
+        found = nearest_to_each(masked, np.stack([asked.vector for asked in search.asked]), wanted, crew)
     else:
-        limits = [one.limit for one in wanted]
-        found = nearest_of_each(masked, search.asked[0].vector, limits, search.crew if is_shared else None)
+        found = nearest_of_each(masked, search.asked[0].vector, [one.limit for one in wanted], crew)
     of_each: list[list[Scored]] = [[] for _ in search.asked]
     for one, rows in zip(wanted, found, strict=True):
         of_each[one.query].append(rows)

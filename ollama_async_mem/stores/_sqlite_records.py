@@ -37,7 +37,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     @property
     def size_bytes(self) -> int:
         """Memory that it takes."""
-        return ENTRY_BYTES + sys.getsizeof(self.record.text) + sys.getsizeof(self.metadata)
+        return (
+            ENTRY_BYTES
+            + sys.getsizeof(self.record.text)
+            + (0 if self.metadata is None else sys.getsizeof(self.metadata))
+        )
 
 
 class RecordCache:
@@ -66,7 +70,8 @@ class RecordCache:
             if last != self._logged:
                 return
             for seq, row in rows.items():
-                self._drop(seq)
+                if seq in self._rows:
+                    self._drop(seq)
                 self._rows[seq] = row
                 self.size_bytes += row.size_bytes
             while self.size_bytes > self.max_bytes:

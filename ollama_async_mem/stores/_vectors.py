@@ -109,17 +109,29 @@ def nearest_of_each(
 
 
 def nearest_to_each(
-    blocks: Iterable[ManyMasked], queries: Matrix, wanted: Sequence[Wanted]
+    blocks: Iterable[ManyMasked], queries: Matrix, wanted: Sequence[Wanted], crew: Crew | None = None
 ) -> list[list[tuple[int, float]]]:
-    """Return what `nearest` does for each that is wanted of queries `(m, dimension)`. Blocks are read one at a time."""
-    best = [_NONE] * len(wanted)
-    for ids, rows, masks in blocks:
-        cosines = _cosines(rows, queries)
+    """Return what `nearest` does for each that is wanted of queries `(m, dimension)`.
+
+    Blocks are read one at a time, unless a crew shares them.
+    """
+    least = [-math.inf] * len(wanted)
+    found: list[list[_Scored]] = [[] for _ in wanted]
+    for (ids, rows, masks), cosines in _with_cosines(blocks, queries, crew):
         for place, (query, masked, limit) in enumerate(wanted):
-            near = _promising(ids, cosines[query], masks[masked], best[place], limit)
+            near, least[place] = _promising(ids, cosines[query], masks[masked], least[place], limit)
             exact = np.vecdot(rows[near], queries[query])  # to the last digit: in a product that depends on the others
-            best[place] = _joined([best[place], _Scored(ids[near], exact)], limit)
-    return [_ordered(found) for found in best]
+            found[place].append(_Scored(ids[near], exact))
+    return [_ordered(_joined(parts, of_one.limit)) for parts, of_one in zip(found, wanted, strict=True)]
+
+
+def _with_cosines(
+    blocks: Iterable[ManyMasked], queries: Matrix, crew: Crew | None
+) -> Iterable[tuple[ManyMasked, Matrix]]:
+    if crew is None:
+        return ((block, _cosines(block[1], queries)) for block in blocks)
+    held = list(blocks)
+    return zip(held, crew.map(lambda block: _cosines(block[1], queries), held), strict=True)
 
 
 class _Scored(NamedTuple):
@@ -132,16 +144,15 @@ class _Scored(NamedTuple):
 _NONE = _Scored(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
-def _promising(ids: Ids, cosines: Matrix, mask: Mask | None, best: _Scored, limit: int) -> Ids:
-    """Positions in a block of the rows that may be among the best, given the best so far."""
-    least = best.cosines.min() - _INEXACT if best.ids.size == limit else -math.inf
+def _promising(ids: Ids, cosines: Matrix, mask: Mask | None, least: float, limit: int) -> tuple[Ids, float]:
+    """Positions in a block of the rows that may be among the best, and what rows of other blocks must reach then."""
     near: Ids = np.flatnonzero(cosines >= least if mask is None else (cosines >= least) & mask)
     if near.size <= limit:
-        return near
-    cut = np.partition(cosines[near], near.size - limit)[near.size - limit] - _INEXACT
-    near = near[cosines[near] >= cut]
+        return near, least
+    least = float(np.partition(cosines[near], near.size - limit)[near.size - limit] - _INEXACT)
+    near = near[cosines[near] >= least]
     most = _MOST_EQUAL * limit  # where very many are the same, the oldest
-    return near if near.size <= most else near[_best(ids[near], cosines[near], most)]
+    return near if near.size <= most else near[_best(ids[near], cosines[near], most)], least
 
 
 _INEXACT = np.float32(1e-5)  # by how much a product of many may be off
