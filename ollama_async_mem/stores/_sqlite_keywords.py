@@ -37,7 +37,7 @@ Scored: TypeAlias = list[tuple[int, float]]
 Read: TypeAlias = "Callable[[Callable[[sqlite3.Connection], list[Candidate]]], Awaitable[list[Candidate]]]"
 
 SMALL_STORE = 1000  # rows; up to here all words of a query rank
-TRIED = 4  # times as many rows as are wanted are looked up first
+TRIED = 2  # times as many rows as are wanted are looked up first
 MAX_WALKED = 200_000  # rows that a search walks through, at some 0.15 microseconds for each
 NARROW = 64  # rows, among those of some rows that a search goes through in order, and most are of other scopes
 SCORING = 6  # how much more it takes to score a row than to walk past it (measured)
@@ -156,10 +156,12 @@ def _ranked(conn: sqlite3.Connection, terms: _Terms, places: list[_Place]) -> li
     expression = f"({' OR '.join(terms.ranking)}){terms.scope}"
     first = places[0]
     tried = -1 if terms.is_narrow else TRIED * first.limit
+    how = "" if len(places) > 1 else "NOT"  # read more than once
     columns = [_best_sql("best" if place is first else "found", place) for place in places]
     sql = f"""
-        WITH found AS MATERIALIZED (SELECT rowid AS seq, -rank AS score FROM memory_index WHERE memory_index MATCH ?),
-          best AS MATERIALIZED (SELECT seq, score FROM found ORDER BY score DESC, seq LIMIT ?)
+        WITH found AS {how} MATERIALIZED (
+          SELECT rowid AS seq, -rank AS score FROM memory_index WHERE memory_index MATCH ?
+        ), best AS MATERIALIZED (SELECT seq, score FROM found ORDER BY score DESC, seq LIMIT ?)
         SELECT (SELECT count(*) FROM best), {", ".join(columns)}
     """  # noqa: S608 - column names only
     values = [value for place in places for value in (*place.values, place.limit)]
