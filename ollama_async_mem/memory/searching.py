@@ -110,17 +110,10 @@ class Finder:
             await self._by_vector(query, places, found)
             return query, found
         about = query.about(known)
-
-        async def words() -> None:
-            found.keyword = await self._by_words(query, places)
-
-        async def vector() -> None:
-            await self._by_vector(about, places, found)
-
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(vector())
-                await words()
+                tasks.create_task(self._by_vector(about, places, found))
+                found.keyword = await self._by_words(query, places)
         except ExceptionGroup as group:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         again = query.about(self._learned(scope, found.keyword or ()))

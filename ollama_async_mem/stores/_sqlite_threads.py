@@ -15,7 +15,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -137,7 +137,7 @@ class SQLiteThreads:
             aside.stop()
         await _ended([*self._readers, *(aside.thread for aside in asides), self._writer])
 
-    async def write(self, work: Work[T]) -> T:
+    def write(self, work: Work[T]) -> Coroutine[Any, Any, T]:
         """Run `work` inside a transaction of the writer, and return after its COMMIT.
 
         When the caller is cancelled meanwhile, the work happened as a whole or not at all.
@@ -146,23 +146,23 @@ class SQLiteThreads:
             StoreError: it failed and nothing of it is stored; other calls of the same transaction are, unless they
                 could not be committed because of the disk.
         """
-        return await self._call(self._writes, work, "write")
+        return self._call(self._writes, work, "write")
 
-    async def alone(self, work: Work[T]) -> T:
+    def alone(self, work: Work[T]) -> Coroutine[Any, Any, T]:
         """Run `work` in the thread that writes, outside of any transaction.
 
         Raises:
             StoreError: it failed.
         """
-        return await self._call(self._writes, work, "alone")
+        return self._call(self._writes, work, "alone")
 
-    async def read(self, work: Work[T]) -> T:
+    def read(self, work: Work[T]) -> Coroutine[Any, Any, T]:
         """Run `work` in a reader's snapshot.
 
         Raises:
             StoreError: it failed.
         """
-        return await self._call(self._reads, work, "read")
+        return self._call(self._reads, work, "read")
 
     async def aside(self, work: LongWork[T]) -> T:
         """Run `work` in a snapshot, in a thread and on a connection of its own. When cancelled it is stopped first.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from ollama_async_mem.errors import ConfigError, StoreClosed, StoreError
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import builtins
     import os
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from datetime import timedelta
 
     from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
@@ -378,15 +378,15 @@ class SQLiteStore:
             return wrong + await self._threads.aside(admin.check_copied_index)
         return wrong + await self._threads.alone(admin.check_index)
 
-    async def _read(
+    def _read(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **options: P.kwargs
-    ) -> T:
-        return await self._threads.read(lambda conn: work(conn, *args, **options))
+    ) -> Coroutine[Any, Any, T]:
+        return self._threads.read(lambda conn: work(conn, *args, **options))
 
-    async def _write(
+    def _write(
         self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **options: P.kwargs
-    ) -> T:
-        return await self._threads.write(lambda conn: work(conn, *args, **options))
+    ) -> Coroutine[Any, Any, T]:
+        return self._threads.write(lambda conn: work(conn, *args, **options))
 
     @property
     def _threads(self) -> SQLiteThreads:
