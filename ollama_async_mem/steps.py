@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .records import Also, Candidate, Selection, Turn
 
     Choose = Callable[[list[Candidate]], Sequence[str]]
+    Tell = Callable[[list[Candidate]], object]
 
 __all__ = ["SearchStore"]
 
@@ -20,9 +21,12 @@ class SearchStore(Protocol):
     """A store that looks in two places at once, and knows what was said around what it finds."""
 
     async def search_by_words(
-        self, selection: Selection, query: str, *, limit: int, also: Also | None
+        self, selection: Selection, query: str, *, limit: int, also: Also | None, tell: Tell
     ) -> list[Candidate]:
-        """Do what `keyword_candidates` does for a selection and within `also`, as one list, best first."""
+        """Do what `keyword_candidates` does for a selection and within `also`, as one list, best first.
+
+        `tell` is called with it as soon as it is there, in any thread.
+        """
         ...
 
     async def search_by_vector(
@@ -30,6 +34,6 @@ class SearchStore(Protocol):
     ) -> tuple[list[Candidate], dict[str, list[Turn]]]:
         """Do what `dense_candidates` does for both, and `neighbours` for those of the list that `choose` names.
 
-        `choose` is called in any thread, and must not fail.
+        `choose` is called in any thread too, and must not fail.
         """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -114,11 +115,17 @@ def has_word(text: str, root: str) -> bool:
 def is_during(named: DateRange, start: date, end: date) -> bool:
     """Tell whether some days touch those that a query names; a month without a year is that of any year."""
     first, last = named.start.toordinal(), named.end.toordinal()
-    if not _MONTH.search(named.text) or _IN_A_YEAR.search(named.text):
+    if not _is_of_any_year(named.text):
         return first <= end.toordinal() and start.toordinal() <= last
     years = {max(start.year - 1, 1), start.year, end.year}
     moved = [(begin := _in_year(named.start, year), begin + last - first) for year in years]
     return any(begin <= end.toordinal() and start.toordinal() <= finish for begin, finish in moved)
+
+
+@lru_cache(maxsize=1000)
+def _is_of_any_year(text: str) -> bool:
+    """Whether some words name days of a month, and no year."""
+    return bool(_MONTH.search(text)) and not _IN_A_YEAR.search(text)
 
 
 def _in_year(day: date, year: int) -> int:

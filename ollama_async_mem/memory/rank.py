@@ -90,29 +90,29 @@ def rank(
     similar = _similarities(dense, places, around, weights)
     own, shared = _words(query, memories, around, weights)
     dated = _dated(query, memories, weights)
-
-    def parts(place: int) -> tuple[float, ...]:
-        memory, before = memories[place], around.before.get(place)
-        return (
-            similar[place],
-            weights.words * own[place],
-            weights.words * (shared[place] - own[place])
-            + weights.dense_before * (0.0 if before is None else similar[before]),
-            weights.speaker * _is_about(memory, query) if query.names else 0.0,
-            weights.statement * _stated(memory),
-            dated.get(place, 0.0),
-            _recent(memory, now, weights) if weights.recency else 0.0,
-        )
-
-    sums = [sum(parts(place)) for place in range(len(memories))]
+    nothing = [0.0] * len(memories)
+    beside_it = [weights.words * (with_those - alone) for with_those, alone in zip(shared, own, strict=True)]
+    for place, before in around.before.items():
+        beside_it[place] += weights.dense_before * similar[before]
+    parts: tuple[Sequence[float], ...] = (
+        similar,
+        [weights.words * share for share in own],
+        beside_it,
+        [weights.speaker * _is_about(memory, query) for memory in memories] if query.names else nothing,
+        [weights.statement * _stated(memory) for memory in memories],
+        [dated.get(place, 0.0) for place in range(len(memories))] if dated else nothing,
+        [_recent(memory, now, weights) for memory in memories] if weights.recency else nothing,
+    )
+    sums = [sum(of_one) for of_one in zip(*parts, strict=True)]
     shown = memories if widen else memories[: len(found)]
     order = sorted(((sums[place], m.at, m.id, place) for place, m in enumerate(shown)), reverse=True)
     scored = ((place, _score(sums[place], weights)) for place in _told_once(memories, (last for *_, last in order)))
     best = islice(takewhile(lambda pair: pair[1] >= min_score, scored), limit)
-    return tuple(
-        Hit(memories[place], score, dict(zip(_PARTS, parts(place), strict=True)) if explain else {})
-        for place, score in best
-    )
+
+    def explained(place: int) -> dict[str, float]:
+        return {name: part[place] for name, part in zip(_PARTS, parts, strict=True)}
+
+    return tuple(Hit(memories[place], score, explained(place) if explain else {}) for place, score in best)
 
 
 def _around(
@@ -175,19 +175,17 @@ def _words(
     return own, shared
 
 
-def _counts(having: Iterable[int], around: _Around, weights: RankingWeights) -> dict[int, float]:
+def _counts(having: Sequence[int], around: _Around, weights: RankingWeights) -> dict[int, float]:
     """How often a word counts for each memory that has it, or stands beside one that does."""
     counts: dict[int, float] = defaultdict(float)
-    linked: set[int] = set()
-    for place in having:
-        counts[place] += 1.0
-        if place in around.after:
-            counts[around.after[place]] += weights.words_before
-        if place in around.before:
-            counts[around.before[place]] += weights.words_after
-        linked.update(around.linked.get(place, ()))
-    for place in linked:
-        counts[place] += weights.words_linked
+    for places, weight in (
+        (having, 1.0),
+        ([around.after[place] for place in having if place in around.after], weights.words_before),
+        ([around.before[place] for place in having if place in around.before], weights.words_after),
+        ({other for place in having for other in around.linked.get(place, ())}, weights.words_linked),
+    ):
+        for place in places:  # one weight after the other: a sum must not depend on the order of the candidates
+            counts[place] += weight
     return counts
 
 

@@ -105,15 +105,15 @@ class Finder:
         scope, found = places.everywhere.scope, _Found()
         known = self._speakers.get(scope)
         if known is None:
-            found.keyword = await self._by_words(query, places)
-            query = query.about(self._learned(scope, found.keyword))
+            await self._by_words(query, places, found)
+            query = query.about(self._learned(scope, found.keyword or ()))
             await self._by_vector(query, places, found)
             return query, found
         about = query.about(known)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._by_vector(about, places, found))
-                found.keyword = await self._by_words(query, places)
+                await self._by_words(query, places, found)
         except ExceptionGroup as group:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         again = query.about(self._learned(scope, found.keyword or ()))
@@ -129,11 +129,13 @@ class Finder:
             self._speakers.popitem(last=False)
         return names
 
-    async def _by_words(self, query: Query, places: _Places) -> list[Candidate]:
+    async def _by_words(self, query: Query, places: _Places, found: _Found) -> None:
         if self._steps is not None:
             at, limit, also = places
-            return await self._steps.search_by_words(at, query.text, limit=limit, also=also)
-        return _once([await self._store.keyword_candidates(at, query.text, limit=n) for at, n in places.each()])
+            await self._steps.search_by_words(at, query.text, limit=limit, also=also, tell=found.tell)
+            return
+        find = self._store.keyword_candidates
+        found.keyword = _once([await find(at, query.text, limit=n) for at, n in places.each()])
 
     async def _by_vector(self, query: Query, places: _Places, found: _Found) -> None:
         """Find what is nearest, but where the query cannot be embedded: finding goes on with the words."""
@@ -162,6 +164,10 @@ class _Found:
     keyword: list[Candidate] | None = None
     dense: list[Candidate] | None = None
     around: Mapping[str, Sequence[Turn]] | None = None
+
+    def tell(self, keyword: list[Candidate]) -> None:
+        """Take what the words find as soon as it is there: the thread that found it is the next to choose."""
+        self.keyword = keyword
 
     def choose(self, dense: Sequence[Candidate]) -> list[str]:
         """The turns around which to look; none where the words have not been found yet."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ollama_async_mem.records import Also, Candidate, Selection
+    from ollama_async_mem.steps import Tell
 
     from ._sqlite_filters import Sql
 
@@ -90,9 +91,18 @@ class WordSearch:
         self._counts = _Counts()
 
     async def find(
-        self, read: Read, selection: Selection, query: str, *, limit: int, also: Also | None = None
+        self,
+        read: Read,
+        selection: Selection,
+        query: str,
+        *,
+        limit: int,
+        also: Also | None = None,
+        tell: Tell | None = None,
     ) -> list[Candidate]:
         """Return the memories that share words with a query, best first, there and within `also`.
+
+        The thread that finds them tells so.
 
         Raises:
             ConfigError: a kind is unknown, or a limit below 1.
@@ -100,7 +110,14 @@ class WordSearch:
         check(selection.kinds, limit)
         now = datetime.now(UTC)
         places = [(selection, limit)] if also is None else [(selection, limit), (also.within(selection), also.limit)]
-        return await read(lambda conn: candidates(conn, merged(self._find(conn, query, places, now))))
+
+        def work(conn: sqlite3.Connection) -> list[Candidate]:
+            found = candidates(conn, merged(self._find(conn, query, places, now)))
+            if tell is not None:
+                tell(found)
+            return found
+
+        return await read(work)
 
     def _find(
         self, conn: sqlite3.Connection, query: str, places: list[tuple[Selection, int]], now: datetime

@@ -79,7 +79,7 @@ class Mirror(Generic[S]):
         self.is_large = False
         self.source: S | None = None  # None: nothing is held
         self.blocks: list[Block] = []
-        self.counted_bytes = ENTRY_BYTES  # as the cache has it
+        self.size_bytes = self.counted_bytes = ENTRY_BYTES  # memory that it takes, and as the cache has it
         self._newest = self._logged = 0
         self._seen: dict[int, Stamp] = {}  # by connection: the stamp under which it was up to date
 
@@ -87,12 +87,6 @@ class Mirror(Generic[S]):
     def rows(self) -> int:
         """How many are held."""
         return sum(block.seqs.size for block in self.blocks)
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory that it takes."""
-        each = self.blocks[0].size_bytes // self.blocks[0].seqs.size if self.blocks else 0
-        return ENTRY_BYTES + each * self.rows
 
     def refresh(self, conn: sqlite3.Connection, stamp: Stamp, source: S) -> None:
         """Catch up with the snapshot; `source` is used where nothing is held, or what is held is too old.
@@ -108,12 +102,14 @@ class Mirror(Generic[S]):
         else:
             held = list(blocks.patched(self.blocks, changed, self.source, conn)) if changed.size else self.blocks
             self.blocks = _appended(held, self.source.read_after(conn, self._newest)) if newest > self._newest else held
+        self.size_bytes = ENTRY_BYTES + sum(block.size_bytes for block in self.blocks)
         self._newest, self._logged = newest, last
         self._seen[id(conn)] = stamp
 
     def clear(self) -> None:
         """Let go of what is held."""
         self.source, self.blocks, self._newest = None, [], 0
+        self.size_bytes = ENTRY_BYTES
 
 
 class MatrixCache:

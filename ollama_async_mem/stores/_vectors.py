@@ -105,7 +105,7 @@ def nearest_of_each(
         return [_Scored(ids, cosines) if mask is None else _Scored(ids[mask], cosines[mask]) for mask in masks]
 
     found = list(map(scored, blocks)) if crew is None else crew.map(scored, list(blocks))
-    return [_ordered(_joined([of_block[place] for of_block in found], limit)) for place, limit in enumerate(limits)]
+    return [_top([of_block[place] for of_block in found], limit) for place, limit in enumerate(limits)]
 
 
 def nearest_to_each(
@@ -122,7 +122,7 @@ def nearest_to_each(
             near, least[place] = _promising(ids, cosines[query], masks[masked], least[place], limit)
             exact = np.vecdot(rows[near], queries[query])  # to the last digit: in a product that depends on the others
             found[place].append(_Scored(ids[near], exact))
-    return [_ordered(_joined(parts, of_one.limit)) for parts, of_one in zip(found, wanted, strict=True)]
+    return [_top(parts, of_one.limit) for parts, of_one in zip(found, wanted, strict=True)]
 
 
 def _with_cosines(
@@ -175,16 +175,19 @@ def _cosines(rows: Matrix, queries: Matrix) -> Matrix:
 _ONE_THREAD = (2 << 18) - 1  # multiplications: OpenBLAS takes a thread for each 2**18, as interface/gemm.c has it
 
 
-def _joined(parts: Sequence[_Scored], limit: int) -> _Scored:
-    """The best of several."""
-    ids, cosines = (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
-    best = _best(ids, cosines, limit) if ids.size > limit else slice(None)
-    return _Scored(ids[best], cosines[best])
+def _top(parts: Sequence[_Scored], limit: int) -> list[tuple[int, float]]:
+    """The best of several, best first."""
+    ids, cosines = (
+        parts[0] if len(parts) == 1 else (np.concatenate(columns) for columns in zip(_NONE, *parts, strict=True))
+    )
+    if ids.size > max(limit, _SORTED_AT_ONCE):
+        best = _best(ids, cosines, limit)
+        ids, cosines = ids[best], cosines[best]
+    order = np.lexsort((ids, -cosines))[:limit]
+    return list(zip(ids[order].tolist(), cosines[order].tolist(), strict=True))
 
 
-def _ordered(found: _Scored) -> list[tuple[int, float]]:
-    order = np.lexsort((found.ids, -found.cosines))
-    return list(zip(found.ids[order].tolist(), found.cosines[order].tolist(), strict=True))
+_SORTED_AT_ONCE = 500  # up to here sorting takes less time than choosing what to sort
 
 
 def _best(ids: Ids, scores: Matrix, limit: int) -> Ids:

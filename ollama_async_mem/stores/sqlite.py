@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         Supersession,
         Turn,
     )
-    from ollama_async_mem.steps import Choose
+    from ollama_async_mem.steps import Choose, Tell
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -229,13 +229,13 @@ class SQLiteStore:
 
         English words match by their stem. The statistics behind the score are those of the whole file.
         """
-        return await self.search_by_words(selection, query, limit=limit, also=None)
+        return await self._words.find(self._read, selection, query, limit=limit)
 
     async def search_by_words(
-        self, selection: Selection, query: str, *, limit: int, also: Also | None
+        self, selection: Selection, query: str, *, limit: int, also: Also | None, tell: Tell
     ) -> builtins.list[Candidate]:
-        """Do what `keyword_candidates` does in two places in one step."""
-        return await self._words.find(self._read, selection, query, limit=limit, also=also)
+        """Do what `keyword_candidates` does in two places in one step, and `tell` it at once."""
+        return await self._words.find(self._read, selection, query, limit=limit, also=also, tell=tell)
 
     async def get(self, memory_id: str) -> MemoryRecord:
         """Return one memory."""

@@ -99,7 +99,10 @@ async def test_by_words(store: SQLiteStore, way: str, monkeypatch: pytest.Monkey
                     if also is not None and selection.kinds:
                         narrowed = also.within(selection)
                         twice.append(await store.keyword_candidates(narrowed, query, limit=also.limit))
-                    assert same(await store.search_by_words(selection, query, limit=limit, also=also), twice)
+                    told: list[list[Candidate]] = []
+                    found = await store.search_by_words(selection, query, limit=limit, also=also, tell=told.append)
+                    assert told == [found]
+                    assert same(found, twice)
 
 
 @pytest.mark.parametrize("way", ["exact", "shared by threads", "by codes", "codes to come"])
