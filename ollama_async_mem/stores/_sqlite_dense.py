@@ -122,7 +122,7 @@ class NearestSearch:
 
 
 def _search(search: Search) -> list[list[Candidate]]:
-    """Return for each query the memories nearest to it. It must be the first to read in its snapshot."""
+    """Return for each query the memories nearest to it. It may begin a new snapshot."""
     mirror = search.cache.vectors(search.selection.scope)
     found = None if mirror.is_large else _among_vectors(search, mirror)
     if found is not None:
@@ -145,7 +145,7 @@ def _with_neighbours(search: Search, found: list[list[Candidate]]) -> list[Found
 def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | None:
     """Compare with each vector of a scope; None: it has too many."""
     with mirror.lock:
-        stamp = stamp_of(search.conn)
+        stamp = renewed(search.conn) if mirror.is_ahead(search.conn) else stamp_of(search.conn)
         keys = _keys(search)
         if keys is None:
             return [[] for _ in search.asked]

@@ -75,7 +75,7 @@ class Mirror(Generic[S]):
     """The rows of a source as of the last search."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()  # taken before a snapshot is, so that a mirror is never newer than the snapshot
+        self.lock = threading.Lock()  # whoever holds it takes a new snapshot where the mirror is newer than the old one
         self.is_large = False
         self.source: S | None = None  # None: nothing is held
         self.blocks: list[Block] = []
@@ -105,6 +105,10 @@ class Mirror(Generic[S]):
         self.size_bytes = ENTRY_BYTES + sum(block.size_bytes for block in self.blocks)
         self._newest, self._logged = newest, last
         self._seen[id(conn)] = stamp
+
+    def is_ahead(self, conn: sqlite3.Connection) -> bool:
+        """Whether another connection has brought it further than a snapshot is."""
+        return self._newest > blocks.newest_seq(conn) or self._logged > blocks.last_change(conn)
 
     def clear(self) -> None:
         """Let go of what is held."""

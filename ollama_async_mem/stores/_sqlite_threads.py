@@ -1,9 +1,9 @@
 """The threads in which SQLite runs, so that the event loop never waits for a disk.
 
 One thread writes: whatever is queued goes into one transaction, and a caller resumes after its COMMIT (group commit:
-callers share the sync). One thread reads, each time in a new snapshot, and while it takes long over something others
-help: many at once would only wait for the interpreter's lock. What is known to take long gets a thread and a connection
-for itself. It knows nothing of memories.
+callers share the sync). One thread reads: what is queued when a snapshot begins shares it. While it takes long over
+something others help: many at once would only wait for the interpreter's lock. What is known to take long gets a thread
+and a connection for itself. It knows nothing of memories.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import msgspec
 from ollama_async_mem.errors import StoreClosed, StoreError
 
 from ._sqlite_errors import FAILURES, store_error
-from ._sqlite_work import Item, Work, read, rollback, serve
+from ._sqlite_work import Item, Work, end, read, rollback, serve
 
 if TYPE_CHECKING:
     from ._sqlite_work import Mode
@@ -100,6 +100,7 @@ class SQLiteThreads:
         self._reads: _Inbox = queue.SimpleQueue() if readers else self._writes
         self._help = threading.Semaphore(0)
         self._is_watched = False
+        self._called = 0
         self._reading_since = math.inf
         self._readers = [_thread(self._read_loop), *(_thread(self._help_loop) for _ in range(1, readers))][:readers]
         self._slots = asyncio.Semaphore(MAX_QUEUED)
@@ -203,7 +204,8 @@ class SQLiteThreads:
         if self._closed:
             self._slots.release()
             raise StoreClosed(f"the store {self._where} is closed")
-        item = Item(work, self._loop.create_future(), mode)
+        self._called += 1
+        item = Item(work, self._loop.create_future(), mode, self._called)
         inbox.put(item)
         if mode == "read" and len(self._readers) > 1 and not self._is_watched:
             self._watch()
@@ -278,9 +280,16 @@ class SQLiteThreads:
 
     def _read_loop(self) -> None:
         conn: sqlite3.Connection | None = None
+        seen = 0  # the last call that came before the snapshot began
         while (item := self._reads.get()) is not None:
             self._reading_since = time.perf_counter()
+            if conn is not None and item.number > seen:
+                end(conn)
+            if conn is None or not conn.in_transaction:
+                seen = self._called
             conn = self._served(item, conn)
+            if conn is not None and self._reads.empty():
+                end(conn)
             self._reading_since = math.inf
         if conn is not None:
             conn.close()
@@ -291,8 +300,8 @@ class SQLiteThreads:
             with suppress(queue.Empty):
                 if (item := self._reads.get_nowait()) is None:
                     self._reads.put(None)  # it was for the reader
-                else:
-                    conn = self._served(item, conn)
+                elif (conn := self._served(item, conn)) is not None:
+                    end(conn)
         if conn is not None:
             conn.close()
 

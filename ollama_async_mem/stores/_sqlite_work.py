@@ -28,6 +28,7 @@ __all__ = [
     "Work",
     "begin",
     "commit_all",
+    "end",
     "memo_of",
     "number",
     "read",
@@ -110,6 +111,7 @@ class Item(msgspec.Struct):
     work: Work[Any]
     future: asyncio.Future[None]
     mode: Mode
+    number: int = 0  # how many calls came before
     result: Any = None
     error: Exception | None = None
 
@@ -186,16 +188,19 @@ def _fail(group: list[Item], exc: Exception) -> None:
 def rollback(conn: sqlite3.Connection) -> None:
     """End a transaction that is not to be stored, where there is one."""
     memo_of(conn).clear()
-    _end(conn)
-
-
-def _end(conn: sqlite3.Connection) -> None:
-    if conn.in_transaction:  # SQLite itself rolls back on some errors, a full disk for one
-        with suppress(*FAILURES):
-            conn.execute("ROLLBACK")
+    end(conn)
 
 
 def read(conn: sqlite3.Connection, item: Item) -> None:
-    """Run an item in one snapshot, on a connection that only reads: what is in its memo is committed, and stays."""
-    item.run(conn, is_read=True)
-    _end(conn)
+    """Run an item in one snapshot, on a connection that only reads: what is in its memo is committed, and stays.
+
+    The snapshot stays too, for items that came before it began.
+    """
+    item.run(conn, is_read=not conn.in_transaction)
+
+
+def end(conn: sqlite3.Connection) -> None:
+    """Leave the snapshot, if there is one."""
+    if conn.in_transaction:  # SQLite itself rolls back on some errors, a full disk for one
+        with suppress(*FAILURES):
+            conn.execute("ROLLBACK")
