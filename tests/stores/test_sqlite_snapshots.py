@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ollama_async_mem.records import Selection
+from ollama_async_mem.stores._sqlite_work import begin, stamp_of
 from ollama_async_mem.stores.sqlite import SQLiteStore
 
-from .samples import ALICE, MODEL, about, add, axis, near, turn
+from .samples import ALICE, MODEL, about, add, axis, everything, near, turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,3 +92,36 @@ async def test_searches_see_all_that_was_written_before_them(tmp_path: Path) -> 
                 assert await other.dense_candidates(everything, axis(1), model=MODEL, limit=3)
 
         await asyncio.gather(*(write_and_search((store, other)[n % 2], n) for n in range(16)))
+
+
+def refresh(store: SQLiteStore) -> None:
+    """Bring what the store holds of a scope up to date, as another of its threads does."""
+    mirror, conn = store._nearest.cache.vectors(ALICE), store._connect_reader()
+    with mirror.lock, closing(conn):
+        begin(conn)
+        assert mirror.source is not None
+        mirror.refresh(conn, stamp_of(conn), mirror.source)
+
+
+async def test_a_search_in_an_old_snapshot_takes_a_new_one_where_the_mirror_is_ahead(tmp_path: Path) -> None:
+    """Another connection of the store has read meanwhile what was written, or that something is gone."""
+    path, begun, go = tmp_path / "memory.db", threading.Event(), threading.Event()
+
+    def hold(conn: sqlite3.Connection) -> int:
+        found = count(conn)
+        begun.set()
+        go.wait(5)
+        return found
+
+    async with SQLiteStore(path, readers=1) as store, SQLiteStore(path) as other:
+        await add(store, turn("one"), turn("two"))
+        assert sorted(await near(store, ALICE, axis(1))) == ["one", "two"]
+        held = asyncio.create_task(store._threads.read(hold))
+        searched = asyncio.create_task(near(store, ALICE, axis(1)))
+        await asyncio.to_thread(begun.wait, 5)
+        await other.delete((await other.list(Selection(scope=ALICE), limit=1)).items[0].id)
+        await add(other, turn("three"))
+        await asyncio.to_thread(refresh, store)
+        go.set()
+        assert await held == 2
+        assert sorted(await searched) == sorted(await everything(other, ALICE))
