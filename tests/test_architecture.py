@@ -17,13 +17,14 @@ ALLOWED: dict[str, set[str]] = {
     "events": {"records"},
     "counts": {"records"},
     "ports": {"records", "counts", "errors"},
+    "steps": {"ports", "records"},
     "config": {"records", "errors"},
     "ollama": {"errors"},
     "connect": {"ollama", "config", "errors"},
     "llm": {"connect", "ollama", "config", "ports", "records", "errors"},
     "embedding": {"connect", "ollama", "config", "ports", "counts", "records", "errors"},
-    "stores": {"config", "ports", "counts", "records", "filters", "errors"},
-    "memory": {"ports", "events", "counts", "records", "filters", "errors"},
+    "stores": {"config", "ports", "steps", "counts", "records", "filters", "errors"},
+    "memory": {"ports", "steps", "events", "counts", "records", "filters", "errors"},
     "portable": {"memory", "stores", "ports", "records", "errors"},
     "app": {
         *(
