@@ -281,18 +281,24 @@ class SQLiteThreads:
     def _read_loop(self) -> None:
         conn: sqlite3.Connection | None = None
         seen = 0  # the last call that came before the snapshot began
-        while (item := self._reads.get()) is not None:
+        while (item := self._next_read(conn)) is not None:
             self._reading_since = time.perf_counter()
             if conn is not None and item.number > seen:
                 end(conn)
             if conn is None or not conn.in_transaction:
                 seen = self._called
             conn = self._served(item, conn)
-            if conn is not None and self._reads.empty():
-                end(conn)
             self._reading_since = math.inf
         if conn is not None:
             conn.close()
+
+    def _next_read(self, conn: sqlite3.Connection | None) -> Item | None:
+        """What is queued next. No snapshot stays while nothing is: others may have taken what was."""
+        with suppress(queue.Empty):
+            return self._reads.get_nowait()
+        if conn is not None:
+            end(conn)
+        return self._reads.get()
 
     def _help_loop(self) -> None:
         conn: sqlite3.Connection | None = None
