@@ -132,7 +132,8 @@ class Finder:
     async def _by_words(self, query: Query, places: _Places, found: _Found) -> None:
         if self._steps is not None:
             at, limit, also = places
-            await self._steps.search_by_words(at, query.text, limit=limit, also=also, tell=found.tell)
+            search = self._steps.search_by_words
+            found.keyword = await search(at, query.text, limit=limit, also=also, tell=found.tell)
             return
         find = self._store.keyword_candidates
         found.keyword = _once([await find(at, query.text, limit=n) for at, n in places.each()])

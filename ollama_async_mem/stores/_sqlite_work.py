@@ -111,7 +111,7 @@ class Item(msgspec.Struct):
     work: Work[Any]
     future: asyncio.Future[None]
     mode: Mode
-    number: int = 0  # how many calls came before
+    number: int = 0  # of the call, from 1 on
     result: Any = None
     error: Exception | None = None
 
