@@ -107,7 +107,7 @@ class Mirror(Generic[S]):
         self._seen[id(conn)] = stamp
 
     def is_ahead(self, conn: sqlite3.Connection) -> bool:
-        """Whether another connection has brought it further than a snapshot is."""
+        """Whether another connection may have brought it further than a snapshot is."""
         return self._newest > blocks.newest_seq(conn) or self._logged > blocks.last_change(conn)
 
     def clear(self) -> None:

@@ -96,7 +96,7 @@ def nearest_of_each(
 ) -> list[list[tuple[int, float]]]:
     """Return what `nearest` does for each of the masks that a block has, and the limit at its place.
 
-    A crew may share the blocks.
+    A crew may share the blocks. The score of each row that counts is held, in 12 bytes with its id.
     """
 
     def scored(block: ManyMasked) -> list[_Scored]:
@@ -149,13 +149,14 @@ def _promising(ids: Ids, cosines: Matrix, mask: Mask | None, least: float, limit
     near: Ids = np.flatnonzero(cosines >= least if mask is None else (cosines >= least) & mask)
     if near.size <= limit:
         return near, least
-    least = float(np.partition(cosines[near], near.size - limit)[near.size - limit] - _INEXACT)
+    cut = np.partition(cosines[near], near.size - limit)[near.size - limit]
+    least = max(least, float(cut) - 2 * _INEXACT)  # both it and what it is compared with may be off
     near = near[cosines[near] >= least]
     most = _MOST_EQUAL * limit  # where very many are the same, the oldest
     return near if near.size <= most else near[_best(ids[near], cosines[near], most)], least
 
 
-_INEXACT = np.float32(1e-5)  # by how much a product of many may be off
+_INEXACT = 1e-5  # by how much a product of many may be off
 _MOST_EQUAL = 4
 
 
