@@ -1,10 +1,10 @@
 """What the server costs, with load from another process: the proxy against a direct connection, and REST.
 
 The proxy's processor time for a chunk is that of its process while 200 streams are under way: at a pace, when each
-chunk comes alone, and as fast as they come. Chats over REST run for 10 minutes, 500 at a time; every user has a
-memory of their own, and no chunk of a chat waits for that. What they keep stays in memory up to a bound, so the growth
-is also that of chats of which nothing is kept. Searches are in 10,000 memories of 100 users, as in the
-benchmark of the memory, and in as many of a single one.
+chunk comes alone, and as fast as they come. Beside it is a bare relay without HTTP, the floor. Chats over REST run for
+10 minutes, 500 at a time; every user has a memory of their own, and no chunk of a chat waits for that. What they keep
+is held in memory up to a bound, so the growth is also that of chats of which nothing is kept. Searches are in 10,000
+memories of 100 users, as in the benchmark of the memory, and in as many of a single one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def bars(rows: Rows) -> Bars:
     return {
         "proxy_added_ms": proxy.median("added_ms"),
         "proxy_cpu_us_per_chunk": proxy.median("paced_us"),
+        "proxy_floor_cpu_us_per_chunk": proxy.median("paced_floor_us"),
         "proxy_unpaced_cpu_us_per_chunk": proxy.median("unpaced_us"),
+        "proxy_unpaced_floor_cpu_us_per_chunk": proxy.median("unpaced_floor_us"),
         "proxy_memory_added_ms": rows["memory"].median("added_ms"),
         "rest_search_per_s": search.median("per_s"),
         "rest_search_p99_ms": search.median("p99_ms"),

@@ -24,7 +24,7 @@ from .phases import CASE, URL, expect
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["USERS", "Client", "Served", "fill", "queries", "served"]
+__all__ = ["USERS", "Client", "Served", "bare_relay", "fill", "queries", "served"]
 
 EMBEDDER = "embed-0"
 USERS = tuple(f"user-{number}" for number in range(CASE["users"]))
@@ -69,6 +69,18 @@ def served(llm: str = "single:1") -> Iterator[Served]:
                 yield _ready(process, begin)
             finally:
                 process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def bare_relay() -> Iterator[Served]:
+    """The floor of a proxy, in front of the scripted server."""
+    command = [sys.executable, str(Path(__file__).parent / "bare_relay.py"), URL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = process.stdout.readline().strip() if process.stdout else ""
+            yield Served(process.pid, {"REST": "", "Ollama with memory": f"http://127.0.0.1:{port}"}, 0.0)
+        finally:
+            process.kill()
 
 
 def _ready(process: subprocess.Popen[str], begin: float) -> Served:

@@ -1,11 +1,12 @@
-"""The proxy with its memory switched off, against a direct connection."""
+"""The proxy with its memory switched off, against a direct connection and beside a bare relay."""
 
 import asyncio
+from collections.abc import Sequence
 from statistics import median
 
 from benchmarks.footprint import report
 from benchmarks.phases import CASE, URL
-from benchmarks.serve_case import Client, Served, served
+from benchmarks.serve_case import Client, Served, bare_relay, served
 
 OFF = "X-Memory: off\r\n"
 SETTLE_S = 1.0
@@ -48,19 +49,27 @@ async def cpu_us_per_chunk(server: Served, model: str, seconds: float) -> float:
     return cpu_s / counted * 1e6
 
 
-async def rounds(server: Served, model: str) -> float:
-    """The median of some measurements."""
-    return median([await cpu_us_per_chunk(server, model, CASE["seconds"]) for _ in range(CASE["rounds"])])
+async def rounds(servers: Sequence[Served], model: str) -> list[float]:
+    """The median for each server; they take turns."""
+    found = [
+        [await cpu_us_per_chunk(server, model, CASE["seconds"]) for server in servers] for _ in range(CASE["rounds"])
+    ]
+    return [median(of_one) for of_one in zip(*found, strict=True)]
 
 
 async def main() -> None:
-    """One server for all."""
-    with served() as server:
-        report(
-            added_ms=await added_ms(server),
-            paced_us=await rounds(server, "paced:1000000"),
-            unpaced_us=await rounds(server, "single:1000000"),
-        )
+    """One server for all, beside the floor."""
+    with served() as server, bare_relay() as floor:
+        added = await added_ms(server)
+        paced_us, paced_floor_us = await rounds([server, floor], "paced:1000000")
+        unpaced_us, unpaced_floor_us = await rounds([server, floor], "single:1000000")
+    report(
+        added_ms=added,
+        paced_us=paced_us,
+        paced_floor_us=paced_floor_us,
+        unpaced_us=unpaced_us,
+        unpaced_floor_us=unpaced_floor_us,
+    )
 
 
 asyncio.run(main())

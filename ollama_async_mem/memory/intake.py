@@ -83,7 +83,7 @@ class Intake:
 
     async def _earlier(self, entry: Entry, turn: Turn) -> Turn | None:
         """The stored turn that says the same, or None where it was not stored, or is not there as it was any more."""
-        await entry.done.wait()
+        await entry.settled()
         there = [] if entry.failed else await self._there([entry.id])
         if (
             there

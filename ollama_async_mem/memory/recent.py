@@ -23,13 +23,18 @@ _MOST = 10_000
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
-    """A turn that is stored or about to be; `done` is set once it is known which, and is that of all added with it."""
+    """A turn that is stored or about to be. `done`, of all that are added together, is None once it is known which."""
 
     id: str
     at: datetime
     entered_s: float
-    done: anyio.Event
+    done: anyio.Event | None
     failed: bool = False
+
+    async def settled(self) -> None:
+        """Wait until it is known."""
+        if self.done is not None:
+            await self.done.wait()
 
 
 class Recent:
@@ -60,7 +65,9 @@ class Recent:
         """Say that turns are stored, or are not and will not be."""
         for entry in entries:
             entry.failed = failed
-            entry.done.set()
+            if entry.done is not None:
+                entry.done.set()
+                entry.done = None  # thousands of entries are kept, and an event is larger than one
         if failed:
             self.forget(entry.id for entry in entries)
 

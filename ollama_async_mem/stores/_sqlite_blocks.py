@@ -45,7 +45,7 @@ __all__ = [
     "within",
 ]
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 256  # whose vectors are held twice while they are read
 ALWAYS = (1 << 63) - 1
 ROW_BYTES = 29  # what a row takes beside its data
 
@@ -185,13 +185,12 @@ def read_vectors(conn: sqlite3.Connection, seqs: Ids, dimension: int) -> Iterato
         yield np.array(found, np.int64), from_blobs(blobs, dimension), None
 
 
-def sample(conn: sqlite3.Connection, count: int, dimension: int) -> tuple[Ids, Matrix]:
+def sample(conn: sqlite3.Connection, count: int, dimension: int) -> Iterator[tuple[Ids, Matrix, None]]:
     """Read the vectors of at most so many rows from all over the store, the same ones each time."""
     places = np.linspace(1, newest_seq(conn), count).astype(np.int64)
     sql = "SELECT (SELECT seq FROM memories WHERE seq >= value ORDER BY seq LIMIT 1) FROM json_each(?)"
     seqs = sorted_seqs(row for row in conn.execute(sql, [as_json(places)]) if row[0] is not None)
-    rows = [rows for _, rows, _ in read_vectors(conn, seqs, dimension)]
-    return seqs, np.concatenate(rows) if rows else np.empty((0, dimension), np.float32)
+    return read_vectors(conn, seqs, dimension)
 
 
 def newest_seq(conn: sqlite3.Connection) -> int:

@@ -134,8 +134,11 @@ class Upkeep:
         if coding is None:
             self._trial, self._is_trial_due = None, False
         elif self._trial is None:
-            seqs, rows = blocks.sample(conn, TRIAL_QUERIES, coding.mean.size)
-            self._trial = Trial(seqs, rows, coding.mean)
+            some = list(blocks.sample(conn, TRIAL_QUERIES, coding.mean.size))
+            self._is_trial_due = bool(some)
+            if some:
+                seqs, rows = np.concatenate([seqs for seqs, *_ in some]), np.concatenate([rows for _, rows, _ in some])
+                self._trial = Trial(seqs, rows, coding.mean)
         elif more := next(blocks.read_rows(conn, "memories.seq > ?", [self._trial.after], coding.mean.size), None):
             self._trial.feed(more.seqs, more.data)
         else:
@@ -179,9 +182,10 @@ def _begin(conn: sqlite3.Connection) -> None:
     """Choose the mean, around which the bits of a code are as telling as they can be."""
     space = read_space(conn)
     if space is not None and _is_large(conn) and read_coding(conn) is None:
-        _, rows = blocks.sample(conn, MEAN_ROWS, space.dimension)
-        mean = rows.mean(axis=0).astype("<f4").tobytes()
-        first = (mean, SAFE_LISTED, SAFE_SCORED)
+        total, count = np.zeros(space.dimension), 0
+        for seqs, rows, _ in blocks.sample(conn, MEAN_ROWS, space.dimension):
+            total, count = total + rows.sum(axis=0, dtype=np.float64), count + seqs.size
+        first = ((total / max(count, 1)).astype("<f4").tobytes(), SAFE_LISTED, SAFE_SCORED)
         conn.execute("INSERT INTO codings (id, mean, listed, scored) VALUES (1, ?, ?, ?)", first)
 
 

@@ -33,6 +33,8 @@ BLOCK_ROWS = 4096
 BLOCK_BYTES = 4 << 20
 NEAR_ROWS = 4096  # a mirror that is behind by no more looks at the newest rows, not at those of its scope
 ENTRY_BYTES = 1024  # what an empty mirror is taken to weigh
+SMALL_PART = 256  # a mirror up to this part of what a cache may hold is small: about a millisecond reads it again,
+SMALL_SHARE = 16  # so that all of them get no more than this part, however many scopes are searched
 _ALL = (1 << 63) - 1
 
 
@@ -79,7 +81,8 @@ class Mirror(Generic[S]):
         self.is_large = False
         self.source: S | None = None  # None: nothing is held
         self.blocks: list[Block] = []
-        self.size_bytes = self.counted_bytes = ENTRY_BYTES  # memory that it takes, and as the cache has it
+        self.size_bytes = ENTRY_BYTES  # memory that it takes
+        self.counted_bytes = 0  # of these, as the cache has it; 0 once it let go
         self._newest = self._logged = 0
         self._seen: dict[int, Stamp] = {}  # by connection: the stamp under which it was up to date
 
@@ -123,7 +126,7 @@ class MatrixCache:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._mirrors: OrderedDict[Scope | None, Mirror[Any]] = OrderedDict()
-        self._size_bytes = 0  # the sum of what is counted
+        self._size_bytes = self._small_bytes = 0  # the sum of what is counted, and that of small ones
 
     def vectors(self, scope: Scope) -> Mirror[Vectors]:
         """The mirror of a scope, a new and empty one where there is none."""
@@ -144,8 +147,7 @@ class MatrixCache:
         held = mirror.blocks, mirror.source or source
         with self._lock:
             if mirror.counted_bytes:  # it was not let go meanwhile
-                self._size_bytes += mirror.size_bytes - mirror.counted_bytes
-                mirror.counted_bytes = mirror.size_bytes
+                self._count(mirror, mirror.size_bytes)
             self._trim()
         return held
 
@@ -154,17 +156,29 @@ class MatrixCache:
             found = self._mirrors.get(key)
             if found is None:
                 found = self._mirrors[key] = Mirror()
-                self._size_bytes += found.counted_bytes
+                self._count(found, found.size_bytes)
             self._mirrors.move_to_end(key)
             self._trim()
             return found
 
     def _trim(self) -> None:
         """Let go of those that were not searched for longest. A search that still holds one is not disturbed."""
+        while self._small_bytes > self.max_bytes // SMALL_SHARE:
+            self._let_go(next(key for key, mirror in self._mirrors.items() if self._small(mirror.counted_bytes)))
         while self._size_bytes > self.max_bytes:
-            _, gone = self._mirrors.popitem(last=False)
-            self._size_bytes -= gone.counted_bytes
-            gone.counted_bytes = 0
+            self._let_go(next(iter(self._mirrors)))
+
+    def _let_go(self, key: Scope | None) -> None:
+        self._count(self._mirrors.pop(key), 0)
+
+    def _count(self, mirror: Mirror[Any], size_bytes: int) -> None:
+        self._size_bytes += size_bytes - mirror.counted_bytes
+        self._small_bytes += self._small(size_bytes) - self._small(mirror.counted_bytes)
+        mirror.counted_bytes = size_bytes
+
+    def _small(self, size_bytes: int) -> int:
+        """What counts as small of a mirror's bytes: all or nothing."""
+        return size_bytes if size_bytes <= self.max_bytes // SMALL_PART else 0
 
 
 def _appended(held: Iterable[Block], more: Iterable[Block]) -> list[Block]:

@@ -332,6 +332,21 @@ async def test_searches_are_the_same_with_any_cache(
     assert all(size_bytes <= cache_bytes for size_bytes in built)
 
 
+async def test_small_scopes_do_not_fill_the_cache(path: Path) -> None:
+    """What is quickly read again gets a sixteenth of it, and does not take the place of a large scope."""
+    large, users, cache_bytes = Scope("large"), [Scope(f"u{number}") for number in range(100)], 1 << 20
+    async with SQLiteStore(path, cache_bytes=cache_bytes) as store:
+        for scope, count in ((large, 1000), *((user, 20) for user in users)):
+            await store.add_turns([turn(str(i), scope) for i in range(count)], [axis(1)] * count, model=MODEL)
+        for scope in (large, *users, users[-1]):
+            assert await near(store, scope, axis(1), 1) == ["0"]
+        held = store._nearest.cache._mirrors
+        assert large in held
+        assert users[-1] in held
+        assert users[0] not in held
+        assert cache_bytes // 32 < sum(held[user].size_bytes for user in users if user in held) <= cache_bytes // 16
+
+
 async def test_concurrent_first_searches_agree(path: Path) -> None:
     """Readers that need the same matrix at once, while it grows, all see what they may."""
     async with SQLiteStore(path) as store:
