@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from copy import deepcopy
 from datetime import date, datetime  # noqa: TC003 - msgspec resolves annotations at run time
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -194,6 +195,14 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind"
 
 
 MemoryRecord: TypeAlias = Turn | Fact
+
+
+M = TypeVar("M", Turn, Fact, MemoryRecord)
+
+
+def owned(memory: M) -> M:
+    """A copy that shares nothing that can be changed."""
+    return replace(memory, metadata=deepcopy(memory.metadata) if memory.metadata else {})
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

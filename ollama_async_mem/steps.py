@@ -18,7 +18,10 @@ __all__ = ["SearchStore"]
 
 @runtime_checkable
 class SearchStore(Protocol):
-    """A store that looks in two places at once, and knows what was said around what it finds."""
+    """A store that looks in two places at once, and knows what was said around what it finds.
+
+    It may give the same record to several searches, so whoever gets one changes nothing in it.
+    """
 
     async def search_by_words(
         self, selection: Selection, query: str, *, limit: int, also: Also | None, tell: Tell

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ollama_async_mem.memory.query import has_word, is_during
 from ollama_async_mem.memory.weights import DEFAULT, RankingWeights
-from ollama_async_mem.records import Fact, Hit, Turn
+from ollama_async_mem.records import Fact, Hit, Turn, owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -112,7 +112,7 @@ def rank(
     def explained(place: int) -> dict[str, float]:
         return {name: part[place] for name, part in zip(_PARTS, parts, strict=True)}
 
-    return tuple(Hit(memories[place], score, explained(place) if explain else {}) for place, score in best)
+    return tuple(Hit(owned(memories[place]), score, explained(place) if explain else {}) for place, score in best)
 
 
 def _around(

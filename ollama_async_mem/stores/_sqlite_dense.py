@@ -18,8 +18,8 @@ from ._checks import check, require_space
 from ._crew import Crew
 from ._sqlite_blocks import Meant
 from ._sqlite_matrices import Vectors
-from ._sqlite_reads import neighbours
-from ._sqlite_rows import candidates, candidates_of_each, merged, owned, read_space
+from ._sqlite_reads import shared_neighbours
+from ._sqlite_rows import candidates, candidates_of_each, merged, read_space
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_sharing import Sharing
 from ._sqlite_times import is_of_time
@@ -76,7 +76,7 @@ class Asked(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is nearest, and what was said around it."""
+    """What is nearest, and what was said around it, with records that are shared."""
 
     candidates: list[Candidate]
     neighbours: dict[str, list[Turn]]
@@ -131,14 +131,11 @@ def _search(search: Search) -> list[list[Candidate]]:
 
 
 def _with_neighbours(search: Search, found: list[list[Candidate]]) -> list[Found]:
-    """Add what was said around those that are chosen. No search shares a record with another."""
+    """Add what was said around those that are chosen."""
     chosen = [asked.choose(candidates) for candidates, asked in zip(found, search.asked, strict=True)]
     every = {turn_id for turn_ids in chosen for turn_id in turn_ids}
-    near = neighbours(search.conn, list(every), 1, 1, search.now) if every else {}
-
-    if len(found) == 1:
-        return [Found(found[0], near)]
-    each = ({i: [owned(turn) for turn in near[i]] for i in turn_ids if i in near} for turn_ids in chosen)
+    near = shared_neighbours(search.conn, list(every), 1, 1, search.now) if every else {}
+    each = ({i: near[i] for i in turn_ids if i in near} for turn_ids in chosen)
     return [Found(*of_one) for of_one in zip(found, each, strict=True)]
 
 

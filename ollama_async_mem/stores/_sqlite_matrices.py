@@ -33,8 +33,8 @@ BLOCK_ROWS = 4096
 BLOCK_BYTES = 4 << 20
 NEAR_ROWS = 4096  # a mirror that is behind by no more looks at the newest rows, not at those of its scope
 ENTRY_BYTES = 1024  # what an empty mirror is taken to weigh
-SMALL_PART = 256  # a mirror up to this part of what a cache may hold is small: about a millisecond reads it again,
-SMALL_SHARE = 16  # so that all of them get no more than this part, however many scopes are searched
+SMALL_PART = 512  # a mirror up to this part of what a cache may hold is small: it is soon read again,
+SMALL_SHARE = 16  # so all of them get no more than this part, however many scopes are searched
 _ALL = (1 << 63) - 1
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ollama_async_mem.counts import Counts, ScopeCounts, Statistics
-from ollama_async_mem.records import Page, Scope
+from ollama_async_mem.records import Page, Scope, owned
 
 from ._checks import decode_cursor, encode_cursor
-from ._sqlite_rows import by_ids, gathered, load_rows, read_space, scope_of
+from ._sqlite_rows import by_ids, gathered, load_rows, read_space, scope_of, shared_rows
 from ._sqlite_selection import resolve, selection_sql
 from ._sqlite_values import from_micros, intern_name, micros
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ._sqlite_filters import Sql
     from ._sqlite_selection import ScopeKeys
 
-__all__ = ["count", "list_page", "list_sql", "neighbours", "scopes", "statistics"]
+__all__ = ["count", "list_page", "list_sql", "neighbours", "scopes", "shared_neighbours", "statistics"]
 
 _EARLIEST, _LATEST = -(1 << 63), (1 << 63) - 1
 
@@ -67,11 +67,19 @@ def neighbours(
     conn: sqlite3.Connection, turn_ids: Sequence[str], before: int, after: int, now: datetime
 ) -> dict[str, list[Turn]]:
     """Read the turns before and after each of some in its scope, without expired ones."""
+    found = shared_neighbours(conn, turn_ids, before, after, now)
+    return {turn_id: [owned(turn) for turn in turns] for turn_id, turns in found.items()}
+
+
+def shared_neighbours(
+    conn: sqlite3.Connection, turn_ids: Sequence[str], before: int, after: int, now: datetime
+) -> dict[str, list[Turn]]:
+    """Read the same with records that are shared."""
     found: list[tuple[str, list[int], list[int]]] = []
     for condition, ids in by_ids(turn_ids):
         values = (micros(now), before, after, *ids)
         found += gathered(conn, "json_array(id, json(before), json(after))", f"{_NEIGHBOURS} AND {condition}", values)
-    turns = load_rows(conn, list({seq for _, *near in found for seqs in near for seq in seqs}))
+    turns = shared_rows(conn, list({seq for _, *near in found for seqs in near for seq in seqs}))
     return {
         turn_id: sorted(
             (cast("Turn", turns[seq]) for seqs in near for seq in seqs), key=lambda turn: (turn.at, turn.id)

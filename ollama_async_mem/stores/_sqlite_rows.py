@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from ollama_async_mem.errors import RecordNotFound
-from ollama_async_mem.records import Candidate, EmbeddingSpace, Fact, MemoryRecord, Scope, Turn
+from ollama_async_mem.records import Candidate, EmbeddingSpace, Fact, MemoryRecord, Scope, Turn, owned
 
 from ._json import read_dates, read_json
 from ._sqlite_records import Row, read_through
@@ -28,13 +28,12 @@ __all__ = [
     "get_many",
     "load_rows",
     "merged",
-    "owned",
+    "own",
     "read_scope",
     "read_space",
     "scope_of",
+    "shared_rows",
 ]
-
-M = TypeVar("M", bound=Turn | Fact)
 
 MAX_SLOTS = 500
 
@@ -125,15 +124,19 @@ def get_many(conn: sqlite3.Connection, memory_ids: Sequence[str]) -> list[Memory
 
 def load_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, MemoryRecord]:
     """Read memories by row; each record is the caller's own."""
+    return {seq: owned(memory) for seq, memory in shared_rows(conn, seqs).items()}
+
+
+def shared_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, MemoryRecord]:
+    """Read memories by row. Others may get the same records, so nobody changes their metadata."""
     rows = read_through(conn, seqs, _read_rows)
     sources = _sources(conn, [seq for seq, row in rows.items() if type(row.record) is Fact])
     memories: dict[int, MemoryRecord] = {}
     for seq, row in rows.items():
-        record, own = row.record, read_json(row.metadata) if row.metadata else {}
+        record = row.record
         if type(record) is Fact:
-            memories[seq] = replace(record, metadata=own, turn_ids=tuple(sources.get(seq, ())))
-        else:
-            memories[seq] = replace(record, metadata=own)
+            record = replace(record, turn_ids=tuple(sources.get(seq, ())))
+        memories[seq] = replace(record, metadata=read_json(row.metadata)) if row.metadata else record
     return memories
 
 
@@ -191,15 +194,19 @@ def _record(scope: Scope, columns: Sequence[Any]) -> MemoryRecord:
 
 
 def candidates(conn: sqlite3.Connection, scored: Iterable[tuple[int, float]]) -> list[Candidate]:
-    """Read the memories of scored rows, in the order given."""
+    """Read the memories of scored rows, in the order given, with records that are shared."""
     return candidates_of_each(conn, [list(scored)])[0]
 
 
 def candidates_of_each(conn: sqlite3.Connection, found: Sequence[Sequence[tuple[int, float]]]) -> list[list[Candidate]]:
-    """Read the memories of the scored rows of several searches at once; no search shares a record with another."""
-    memories = load_rows(conn, list({seq for scored in found for seq, _ in scored}))
-    first, *others = ([Candidate(memories[seq], score) for seq, score in scored] for scored in found)
-    return [first, *([Candidate(owned(c.memory), c.score) for c in other] for other in others)]
+    """Read the memories of the scored rows of several searches at once, with records that are shared."""
+    memories = shared_rows(conn, list({seq for scored in found for seq, _ in scored}))
+    return [[Candidate(memories[seq], score) for seq, score in scored] for scored in found]
+
+
+def own(found: Sequence[Candidate]) -> list[Candidate]:
+    """The same with records that are the caller's own."""
+    return [Candidate(owned(candidate.memory), candidate.score) for candidate in found]
 
 
 def merged(found: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
@@ -208,8 +215,3 @@ def merged(found: Sequence[list[tuple[int, float]]]) -> list[tuple[int, float]]:
         return found[0]
     scores = {seq: score for scored in reversed(found) for seq, score in scored}
     return sorted(scores.items(), key=lambda row: (-row[1], row[0]))
-
-
-def owned(memory: M) -> M:
-    """A copy that shares nothing that a caller could change."""
-    return replace(memory, metadata=dict(memory.metadata))

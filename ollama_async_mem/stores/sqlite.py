@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-RECORD_BYTES = 32 << 20
+RECORD_BYTES = 16 << 20
 
 __all__ = ["SQLiteStore"]
 
@@ -82,7 +82,7 @@ class SQLiteStore:
     write returns; "relaxed" may lose the last writes when the power fails, though not when a process is killed.
     `tokenize` is how FTS5 splits the text of a new file, such as "unicode61 remove_diacritics 2" without English stems,
     or "trigram" for parts of words. `cache_bytes` bounds the memory for vectors of scopes that are searched often, a
-    scope that does not fit is read from the file each time; what was found lately takes up to 32 MiB more.
+    scope that does not fit is read from the file each time; what was found lately takes up to 16 MiB more.
     """
 
     def __init__(
@@ -216,7 +216,8 @@ class SQLiteStore:
         self, selection: Selection, vector: Vector, *, model: str, limit: int
     ) -> builtins.list[Candidate]:
         """Return the memories whose vectors are nearest, best first, scored by cosine. `model` made the vector."""
-        return (await self._nearest.find(self._read, selection, Asked(vector), model=model, limit=limit))[0]
+        found = await self._nearest.find(self._read, selection, Asked(vector), model=model, limit=limit)
+        return rows.own(found.candidates)
 
     async def search_by_vector(
         self, selection: Selection, vector: Vector, *, model: str, limit: int, also: Also | None, choose: Choose
@@ -229,7 +230,7 @@ class SQLiteStore:
 
         English words match by their stem. The statistics behind the score are those of the whole file.
         """
-        return await self._words.find(self._read, selection, query, limit=limit)
+        return rows.own(await self._words.find(self._read, selection, query, limit=limit))
 
     async def search_by_words(
         self, selection: Selection, query: str, *, limit: int, also: Also | None, tell: Tell

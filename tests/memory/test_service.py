@@ -181,6 +181,21 @@ async def test_a_store_that_takes_more_steps_finds_the_same(
         assert await found(mem) == in_one
 
 
+async def test_a_hit_is_its_callers_own(memory: Callable[..., Memory]) -> None:
+    """What is done to the metadata of a hit is in no other, of a search at the same time or later."""
+    async with memory() as mem:
+        for metadata in ({"tags": ["drink"]}, None):
+            for n in range(3):
+                await mem.add(f"I drink tea at {n}", user_id="alice", infer=False, metadata=metadata)
+        for _ in range(2):
+            found = await asyncio.gather(*(mem.search("tea", user_id="alice") for _ in range(8)))
+            for result in found:
+                assert sorted(bool(hit.memory.metadata) for hit in result) == [False] * 3 + [True] * 3
+                for hit in result:
+                    assert hit.memory.metadata in ({"tags": ["drink"]}, {})
+                    hit.memory.metadata.setdefault("tags", []).append("mine")
+
+
 async def test_as_many_are_found_as_are_asked_for(memory: Callable[..., Memory]) -> None:
     """Also where a turn and the fact that is drawn from it are one hit."""
     begin = datetime(2026, 3, 1, tzinfo=UTC)

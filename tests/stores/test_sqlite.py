@@ -334,7 +334,7 @@ async def test_searches_are_the_same_with_any_cache(
 
 async def test_small_scopes_do_not_fill_the_cache(path: Path) -> None:
     """What is quickly read again gets a sixteenth of it, and does not take the place of a large scope."""
-    large, users, cache_bytes = Scope("large"), [Scope(f"u{number}") for number in range(100)], 1 << 20
+    large, users, cache_bytes = Scope("large"), [Scope(f"u{number}") for number in range(100)], 2 << 20
     async with SQLiteStore(path, cache_bytes=cache_bytes) as store:
         for scope, count in ((large, 1000), *((user, 20) for user in users)):
             await store.add_turns([turn(str(i), scope) for i in range(count)], [axis(1)] * count, model=MODEL)
