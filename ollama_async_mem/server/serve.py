@@ -27,6 +27,7 @@ from ollama_async_mem.server.listening import bound_socket, room_for, tls_contex
 from ollama_async_mem.server.problems import plain_problem
 from ollama_async_mem.server.request import rules_of
 from ollama_async_mem.server.settings import ServerSettings, is_loopback
+from ollama_async_mem.server.trimming import trimming
 
 if TYPE_CHECKING:
     import socket
@@ -92,7 +93,7 @@ async def serving(
             await stack.enter_async_context(lifespan(part))
         server = _uvicorn(_guarded(parts, settings, ring, api, proxy), settings, tls)
         running = Running(_urls(settings, api, proxy, is_tls=tls is not None), server, stopping)
-        async with _run(server, [listener for listener in (api, proxy) if listener]):
+        async with trimming(), _run(server, [listener for listener in (api, proxy) if listener]):
             try:
                 yield running
             finally:
