@@ -27,9 +27,22 @@ _MOST_HURRIED = 4
 class AsyncioStream(asyncio.Protocol, ByteStream):
     """A connected TCP socket; `connect` makes one."""
 
-    _transport: asyncio.Transport
+    __slots__ = (
+        "_error",
+        "_has_ended",
+        "_hurried",
+        "_is_closed",
+        "_is_reading",
+        "_news",
+        "_received",
+        "_received_bytes",
+        "_room",
+        "_transport",
+        "offer",
+    )
 
     def __init__(self) -> None:
+        self._transport: asyncio.Transport
         self._received: list[bytes] = []
         self._received_bytes = 0
         self._is_reading = True

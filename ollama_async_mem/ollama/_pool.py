@@ -63,7 +63,7 @@ class Exchange:
         """
         body = self._body
         if self._connection is not None and isinstance(body, ChunkedBody):
-            self._connection.offer_to(lambda data: bool(payload := body.glance(data)) and take(payload))
+            self._connection.offer_to(_Passing(body, take).offer)
 
     async def receive(self) -> bytes:
         """Wait for more of the body.
@@ -111,6 +111,20 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             await self._lane.discard(connection)
+
+
+class _Passing:
+    """What passes by those who wait. Its few fields lie side by side: each piece reads them, of many streams."""
+
+    __slots__ = ("_body", "_take")
+
+    def __init__(self, body: ChunkedBody, take: Callable[[bytes], bool]) -> None:
+        self._body = body
+        self._take = take
+
+    def offer(self, data: bytes) -> bool:
+        payload = self._body.glance(data)
+        return bool(payload) and self._take(payload)
 
 
 class Pool:

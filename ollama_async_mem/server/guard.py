@@ -6,12 +6,13 @@ It owns the order of the checks. It knows no route but the open ones, and nothin
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ollama_async_mem.server.access import LOCAL, Principal
 from ollama_async_mem.server.errors import Refused, TooManyRequests, Unauthorized
 from ollama_async_mem.server.limits import Buckets, Places
-from ollama_async_mem.server.request import WRITE_NOW, Request
+from ollama_async_mem.server.request import Request
+from ollama_async_mem.server.shortcut import SHORTCUT
 
 if TYPE_CHECKING:
     from ollama_async_mem.server.keys import Key, KeyRing
@@ -77,15 +78,9 @@ class Guard:
             raise TooManyRequests("this key has used up its requests of this minute: wait", retry_after_s=wait_s)
         request.check_body()
         with self._limits.places.one(key.id if key else None):
-            request.scope["extensions"] = self._extensions(request.scope, key)
+            if shortcut := request.scope.get("extensions", {}).get(SHORTCUT):
+                shortcut.holds = partial(self._keys.is_good_now, key) if key else self._keys.is_good_now
             await request.run(self._app, partial(self._keys.is_good, key))
-
-    def _extensions(self, scope: AsgiScope, key: Key | None) -> dict[str, Any]:
-        """Those of the server, without a way past the check of the key."""
-        given = scope.get("extensions") or {}
-        if write := given.get(WRITE_NOW):
-            return {**given, WRITE_NOW: lambda piece: self._keys.is_good_now(key) and write(piece)}
-        return given
 
     async def _key_of(self, request: Request) -> Key | None:
         """The key of a request; None where none is needed.

@@ -239,7 +239,7 @@ class KeyRing:
         await self.refresh()
         return self._holds(key)
 
-    def is_good_now(self, key: Key | None) -> bool:
+    def is_good_now(self, key: Key | None = None) -> bool:
         """Tell the same without a look at the file; False where one is due."""
         return time.monotonic() - self._looked_at < _FRESH_S and self._holds(key)
 

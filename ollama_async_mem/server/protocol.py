@@ -6,13 +6,12 @@ Uvicorn limits neither how long a request's head may take nor how large it may b
 from __future__ import annotations
 
 import re
-from functools import partial
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ollama_async_mem.server.request import WRITE_NOW
+from ollama_async_mem.server.shortcut import SHORTCUT, Shortcut
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from ollama_async_mem.server.settings import ServerSettings
 
-__all__ = ["WRITE_NOW", "limited_protocol"]
+__all__ = ["limited_protocol"]
 
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -39,10 +38,12 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._pending_bytes = 0  # since the last head, piece of a body or message was whole
         self._is_in_head = True
+        self._shortcut: Shortcut
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, unless there are too many who wait."""
         super().connection_made(transport)
+        self._shortcut = Shortcut(transport)
         self.client, self.server = _plain(self.client), _plain(self.server)
         if len(self.connections) > self.settings.connections:
             transport.abort()
@@ -53,6 +54,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         """Wait for nothing any more."""
         self._head_is_whole()
         self.resume_writing()
+        self._shortcut.is_open = False
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -90,11 +92,12 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._head_is_whole()
         self._pending_bytes, self._is_in_head = 0, False
         super().on_headers_complete()
-        self.scope["extensions"] = {WRITE_NOW: partial(self._write_now, self.cycle)}  # type: ignore[dict-item]
+        self.scope["extensions"] = {SHORTCUT: self._shortcut}  # type: ignore[dict-item]
 
     def pause_writing(self) -> None:
         """Give up a client that takes nothing of its answer for too long."""
         super().pause_writing()
+        self._shortcut.is_open = False
         self._stall_timer = self.loop.call_later(self.settings.stalled_s, self.transport.abort)
 
     def resume_writing(self) -> None:
@@ -102,13 +105,8 @@ class _LimitedProtocol(HttpToolsProtocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+        self._shortcut.is_open = True
         super().resume_writing()
-
-    def _write_now(self, cycle: RequestResponseCycle, piece: bytes) -> bool:
-        if self.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
-            return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        return True
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle

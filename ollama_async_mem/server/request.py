@@ -44,10 +44,7 @@ if TYPE_CHECKING:
     AsgiApp: TypeAlias = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
     Headers: TypeAlias = dict[bytes, bytes]
 
-__all__ = ["WRITE_NOW", "AsgiApp", "AsgiScope", "Message", "Receive", "Request", "Rules", "Send", "rules_of"]
-
-WRITE_NOW = "ollama_async_mem.write_now"
-"""The ASGI extension that writes a piece of an answer that has begun, without a task; False where it has to wait."""
+__all__ = ["AsgiApp", "AsgiScope", "Message", "Receive", "Request", "Rules", "Send", "rules_of"]
 
 _DRAIN_S = 1.0
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="ollama-async-mem"')

@@ -10,9 +10,9 @@ import msgspec
 
 from ollama_async_mem.errors import OllamaError
 from ollama_async_mem.server.problems import problem
-from ollama_async_mem.server.protocol import WRITE_NOW
 from ollama_async_mem.server.proxy.answers import MOST_BYTES, answer_of
 from ollama_async_mem.server.proxy.upstream import response_headers
+from ollama_async_mem.server.shortcut import SHORTCUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,8 +122,8 @@ async def _pass_on(
     await send({"type": "http.response.start", "status": head.status, "headers": [*response_headers(head), *headers]})
     if copy:
         copy.begin(exchange)
-    if write := scope.get("extensions", {}).get(WRITE_NOW):
-        exchange.offer_to(copy.behind(write) if copy else write)
+    if shortcut := scope.get("extensions", {}).get(SHORTCUT):
+        exchange.offer_to(copy.behind(shortcut.write) if copy else shortcut.write)
     while piece := await exchange.receive():
         if copy:
             copy.add(piece)
