@@ -320,8 +320,8 @@ async def test_a_key_that_is_revoked_ends_its_streams_from_ollama(
 ) -> None:
     """Though their pieces take a short way."""
     monkeypatch.setattr(keys, "_FRESH_S", 0.05)
-    hold = Hold()
-    server.enqueue("GET /api/tags", Raw([head(200, CHUNKED), chunk(b"one"), hold, chunk(b"two"), LAST_CHUNK]))
+    hold, end = Hold(), Hold()
+    server.enqueue("GET /api/tags", Raw([head(200, CHUNKED), chunk(b"one"), hold, chunk(b"two"), end, LAST_CHUNK]))
     async with (
         proxied(server, tmp_path, {"phone": {}}) as proxy,
         proxy.http.stream("GET", f"{proxy.url}/api/tags", headers=proxy.show("phone")) as answer,
@@ -333,6 +333,7 @@ async def test_a_key_that_is_revoked_ends_its_streams_from_ollama(
         hold.release()
         with pytest.raises(httpx.RemoteProtocolError):
             await anext(pieces)
+        end.release()
 
 
 async def damage(file: KeyFile, how: str) -> None:

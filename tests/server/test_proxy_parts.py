@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from ollama_async_mem.ollama._http11 import ChunkedBody
 from ollama_async_mem.server.proxy.answers import answer_of
 from ollama_async_mem.server.proxy.asked import READERS
 from ollama_async_mem.server.proxy.target import target_of
+from ollama_async_mem.server.shortcut import Shortcut
 
 from .proxying import chat_lines, event_stream
 
@@ -120,3 +122,18 @@ def test_the_user_on_a_path(path: bytes, query: bytes, expected: tuple[str, byte
     """It is taken off, and the bytes behind it stay as they were."""
     target = target_of({"method": "POST", "raw_path": path, "query_string": query})
     assert (target.path, target.raw, target.user_id) == expected
+
+
+def test_a_shortcut_is_closed_until_the_guard_says_what_holds_and_while_nobody_reads() -> None:
+    """What is refused is not written; what is written is a chunk."""
+    written: list[bytes] = []
+    transport = cast("Any", SimpleNamespace(write=written.append))
+    shortcut = Shortcut(transport)
+    assert not shortcut.write(b"before the guard")
+    shortcut.holds = lambda: True
+    assert shortcut.write(b"one")
+    shortcut.is_open = False
+    assert not shortcut.write(b"while nobody reads")
+    shortcut.is_open = True
+    assert shortcut.write(b"x" * 300)
+    assert b"".join(written) == chunk(b"one") + chunk(b"x" * 300)
