@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from copy import deepcopy
 from datetime import date, datetime  # noqa: TC003 - msgspec resolves annotations at run time
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -202,7 +201,14 @@ M = TypeVar("M", Turn, Fact, MemoryRecord)
 
 def owned(memory: M) -> M:
     """A copy that shares nothing that can be changed."""
-    return replace(memory, metadata=deepcopy(memory.metadata) if memory.metadata else {})
+    return replace(memory, metadata=_copied(memory.metadata))
+
+
+def _copied(value: Any) -> Any:
+    """Copy JSON, with one frame for each level of it: there may be hundreds."""
+    if isinstance(value, dict):
+        return dict(zip(value, map(_copied, value.values()), strict=True))
+    return list(map(_copied, value)) if isinstance(value, list) else value
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

@@ -20,7 +20,7 @@ __all__ = ["SearchStore"]
 class SearchStore(Protocol):
     """A store that looks in two places at once, and knows what was said around what it finds.
 
-    It may give the same record to several searches, so whoever gets one changes nothing in it.
+    It may keep the records that it gives, for any later reader, so whoever gets one changes nothing in it.
     """
 
     async def search_by_words(

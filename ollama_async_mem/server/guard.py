@@ -12,7 +12,6 @@ from ollama_async_mem.server.access import LOCAL, Principal
 from ollama_async_mem.server.errors import Refused, TooManyRequests, Unauthorized
 from ollama_async_mem.server.limits import Buckets, Places
 from ollama_async_mem.server.request import Request
-from ollama_async_mem.server.shortcut import SHORTCUT
 
 if TYPE_CHECKING:
     from ollama_async_mem.server.keys import Key, KeyRing
@@ -78,9 +77,8 @@ class Guard:
             raise TooManyRequests("this key has used up its requests of this minute: wait", retry_after_s=wait_s)
         request.check_body()
         with self._limits.places.one(key.id if key else None):
-            if shortcut := request.scope.get("extensions", {}).get(SHORTCUT):
-                shortcut.holds = partial(self._keys.is_good_now, key) if key else self._keys.is_good_now
-            await request.run(self._app, partial(self._keys.is_good, key))
+            is_good_now = partial(self._keys.is_good_now, key) if key else self._keys.is_good_now
+            await request.run(self._app, partial(self._keys.is_good, key), is_good_now)
 
     async def _key_of(self, request: Request) -> Key | None:
         """The key of a request; None where none is needed.

@@ -16,6 +16,7 @@ from ollama_async_mem.server.shortcut import SHORTCUT, Shortcut
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from ollama_async_mem.server.settings import ServerSettings
@@ -39,6 +40,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._pending_bytes = 0  # since the last head, piece of a body or message was whole
         self._is_in_head = True
         self._shortcut: Shortcut
+        self._running: RequestResponseCycle | None = None  # whose answer is under way; `cycle` is the last that came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, unless there are too many who wait."""
@@ -56,6 +58,9 @@ class _LimitedProtocol(HttpToolsProtocol):
         self.resume_writing()
         self._shortcut.is_open = False
         super().connection_lost(exc)
+        if self._running is not None:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a head or a body."""
@@ -107,6 +112,10 @@ class _LimitedProtocol(HttpToolsProtocol):
             self._stall_timer = None
         self._shortcut.is_open = True
         super().resume_writing()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle

@@ -28,6 +28,7 @@ from ollama_async_mem.server.origins import (
     require_same_site,
 )
 from ollama_async_mem.server.problems import problem
+from ollama_async_mem.server.shortcut import SHORTCUT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -112,6 +113,7 @@ class Request:
         self._path = scope["path"]
         self._refusal: Refused | None = None
         self._is_good: Callable[[], Awaitable[bool]] | None = None
+        self._is_good_now: Callable[[], bool] | None = None  # until an answer has begun
 
     @property
     def is_preflight(self) -> bool:
@@ -172,12 +174,17 @@ class Request:
         if not (self._rules.for_programs or self.scope["method"] in SAFE_METHODS):
             require_json(self.headers)
 
-    async def run(self, app: AsgiApp, is_good: Callable[[], Awaitable[bool]] | None = None) -> None:
-        """Let the app answer, as long as `is_good` says so.
+    async def run(
+        self,
+        app: AsgiApp,
+        is_good: Callable[[], Awaitable[bool]] | None = None,
+        is_good_now: Callable[[], bool] | None = None,
+    ) -> None:
+        """Let the app answer, as long as `is_good` says so, and `is_good_now` of what takes the short way.
 
         What stops the body on its way in is told by the guard, whatever the app makes of it.
         """
-        self._is_good = is_good
+        self._is_good, self._is_good_now = is_good, is_good_now
         try:
             await app(self.scope, self._body() if has_body(self.headers) else self._receive, self._answer)
         except Exception:  # whatever an app makes of it
@@ -196,7 +203,7 @@ class Request:
         if isinstance(exc, Unauthorized):
             headers.append(_CHALLENGE_PAGE if b"text/html" in self.headers.get(b"accept", b"") else _CHALLENGE)
         ends = has_body(self.headers)
-        self._refusal = self._is_good = None
+        self._refusal = self._is_good = self._is_good_now = None
         await self._answer(
             {"type": "http.response.start", "status": told.status, "headers": [*headers, _CLOSE] if ends else headers}
         )
@@ -234,6 +241,8 @@ class Request:
             self.status = message["status"]
             message = {**message, "headers": self._headers_of([*message.get("headers", ())])}
         await self._send(message)
+        if self._is_good_now and (shortcut := (self.scope.get("extensions") or {}).get(SHORTCUT)):
+            shortcut.holds, self._is_good_now = self._is_good_now, None
 
     def _headers_of(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         names = {name.lower() for name, _ in headers}

@@ -7,8 +7,11 @@ seem to grow. glibc's `malloc_trim` gives such pages back; other C libraries hav
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
+import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -19,10 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["trimming"]
 
+GROWTH = 1.02  # what is worth it
+_REST = 1000  # times as long as it took: whoever allocates meanwhile has to wait
+_log = logging.getLogger(__name__)
+
 
 @asynccontextmanager
 async def trimming(every_s: float = 15.0) -> AsyncIterator[None]:
-    """Give freed memory back now and then, in a thread, while the block runs."""
+    """Give freed memory back, in a thread, while the block runs: where it has grown, and not too often."""
     task = asyncio.create_task(_trim(every_s))
     try:
         yield
@@ -34,10 +41,35 @@ async def trimming(every_s: float = 15.0) -> AsyncIterator[None]:
 
 async def _trim(every_s: float) -> None:
     await anyio.sleep(every_s)
-    if trim := await anyio.to_thread.run_sync(_malloc_trim):
-        while True:
-            await anyio.to_thread.run_sync(trim, 0)
-            await anyio.sleep(every_s)
+    try:
+        heap = await anyio.to_thread.run_sync(_Heap)
+        while heap.can_be_trimmed:
+            took_s = await anyio.to_thread.run_sync(heap.trim)
+            await anyio.sleep(max(every_s, took_s * _REST))
+    except Exception as exc:  # noqa: BLE001 - a server goes on without
+        _log.warning("memory that was freed is not given back: %s", exc)
+
+
+class _Heap:
+    """What the C library keeps for this process."""
+
+    def __init__(self) -> None:
+        self._malloc_trim = _malloc_trim()
+        self._settled = 0  # pages after the last time
+
+    @property
+    def can_be_trimmed(self) -> bool:
+        return self._malloc_trim is not None
+
+    def trim(self) -> float:
+        """Give back what is free, where that may be worth it; returns for how many seconds others may have waited."""
+        if self._malloc_trim is None or _resident_pages() <= self._settled * GROWTH:
+            return 0.0
+        begin_s = time.perf_counter()
+        self._malloc_trim(0)
+        took_s = time.perf_counter() - begin_s
+        self._settled = _resident_pages()
+        return took_s
 
 
 def _malloc_trim() -> Callable[[int], int] | None:
@@ -50,3 +82,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
     if trim:
         trim.argtypes = [ctypes.c_size_t]
     return trim
+
+
+def _resident_pages() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

@@ -154,7 +154,7 @@ def _among_vectors(search: Search, mirror: Mirror[Vectors]) -> list[Scored] | No
         held, _ = search.cache.held(mirror, search.conn, stamp, source)
         if mirror.rows > codes.EXACT_ROWS:
             mirror.is_large = True
-            mirror.clear()
+            search.cache.empty(mirror)
         is_shared = mirror.source is not None and mirror.size_bytes >= SHARED_BYTES
     meant, wanted = [_meant(search, None)], [Wanted(place, 0, search.limit) for place in range(len(search.asked))]
     for place, asked in enumerate(search.asked):

@@ -145,11 +145,19 @@ class MatrixCache:
             return source.read_all(conn), source
         mirror.refresh(conn, stamp, source)
         held = mirror.blocks, mirror.source or source
+        self._recount(mirror)
+        return held
+
+    def empty(self, mirror: Mirror[Any]) -> None:
+        """Have a mirror let go of what it holds, under its lock."""
+        mirror.clear()
+        self._recount(mirror)
+
+    def _recount(self, mirror: Mirror[Any]) -> None:
         with self._lock:
             if mirror.counted_bytes:  # it was not let go meanwhile
                 self._count(mirror, mirror.size_bytes)
             self._trim()
-        return held
 
     def _mirror(self, key: Scope | None) -> Mirror[Any]:
         with self._lock:
@@ -177,8 +185,8 @@ class MatrixCache:
         mirror.counted_bytes = size_bytes
 
     def _small(self, size_bytes: int) -> int:
-        """What counts as small of a mirror's bytes: all or nothing."""
-        return size_bytes if size_bytes <= self.max_bytes // SMALL_PART else 0
+        """What counts as small of a mirror's bytes: all or nothing. An empty one may be filled with many rows yet."""
+        return size_bytes if ENTRY_BYTES < size_bytes <= self.max_bytes // SMALL_PART else 0
 
 
 def _appended(held: Iterable[Block], more: Iterable[Block]) -> list[Block]:

@@ -124,11 +124,12 @@ def get_many(conn: sqlite3.Connection, memory_ids: Sequence[str]) -> list[Memory
 
 def load_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, MemoryRecord]:
     """Read memories by row; each record is the caller's own."""
-    return {seq: owned(memory) for seq, memory in shared_rows(conn, seqs).items()}
+    memories = shared_rows(conn, seqs)
+    return {seq: memory if memory.metadata else replace(memory, metadata={}) for seq, memory in memories.items()}
 
 
 def shared_rows(conn: sqlite3.Connection, seqs: Sequence[int]) -> dict[int, MemoryRecord]:
-    """Read memories by row. Others may get the same records, so nobody changes their metadata."""
+    """Read memories by row. Those without metadata others may get too, so nobody gives them any."""
     rows = read_through(conn, seqs, _read_rows)
     sources = _sources(conn, [seq for seq, row in rows.items() if type(row.record) is Fact])
     memories: dict[int, MemoryRecord] = {}

@@ -200,6 +200,18 @@ async def test_a_client_that_leaves_stops_the_model_at_once(proxy: Proxied) -> N
         await proxy.ollama.wait_until(lambda: proxy.ollama.open_connections < busy, 0.1)  # noqa: B023
 
 
+async def test_a_client_that_leaves_with_a_request_in_the_queue_stops_the_model_too(proxy: Proxied) -> None:
+    """The answer that ends is the one that is under way, not that of the request which came last."""
+    proxy.ollama.enqueue("GET /api/x", Raw([head(200, NDJSON), chunk(b"one\n"), STALL]))
+    asked = len(proxy.ollama.requests)
+    stream = await connected(proxy)
+    await stream.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+    await proxy.ollama.wait_until(lambda: len(proxy.ollama.requests) > asked)
+    busy = proxy.ollama.open_connections
+    await stream.aclose()
+    await proxy.ollama.wait_until(lambda: proxy.ollama.open_connections < busy, 0.5)
+
+
 async def test_a_client_that_leaves_within_its_upload(proxy: Proxied) -> None:
     """The half request is closed at the server, too, and the next one is served."""
     async with await connected(proxy) as stream:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from ollama_async_mem.counts import Counts
 from ollama_async_mem.errors import ConfigError, EmbeddingMismatch, StoreBusy, StoreError
-from ollama_async_mem.records import Scope
-from ollama_async_mem.stores import _sqlite_schema, _sqlite_threads, _sqlite_work, sqlite
+from ollama_async_mem.records import Scope, Selection, owned
+from ollama_async_mem.stores import _sqlite_codes, _sqlite_schema, _sqlite_threads, _sqlite_work, sqlite
+from ollama_async_mem.stores._json import MAX_DEPTH
 from ollama_async_mem.stores._sqlite_matrices import Mirror
 from ollama_async_mem.stores.sqlite import SQLiteStore
 from stores import files
@@ -345,6 +347,41 @@ async def test_small_scopes_do_not_fill_the_cache(path: Path) -> None:
         assert users[-1] in held
         assert users[0] not in held
         assert cache_bytes // 32 < sum(held[user].size_bytes for user in users if user in held) <= cache_bytes // 16
+
+
+async def test_a_scope_that_grew_large_is_no_longer_counted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its vectors are not held any more; and small scopes do not push out what is being filled."""
+    monkeypatch.setattr(_sqlite_codes, "EXACT_ROWS", 50)
+    async with SQLiteStore(path) as store:
+        await store.add_turns([turn(str(i)) for i in range(40)], [axis(1)] * 40, model=MODEL)
+        await near(store, ALICE, axis(1), 1)
+        await store.add_turns([turn(f"and {i}") for i in range(40)], [axis(1)] * 40, model=MODEL)
+        for _ in range(2):
+            await near(store, ALICE, axis(1), 1)
+        cache = store._nearest.cache
+        mirror = cache._mirrors[ALICE]
+        assert mirror.is_large
+        assert mirror.counted_bytes == mirror.size_bytes
+        assert cache._size_bytes == sum(one.size_bytes for one in cache._mirrors.values())
+        assert cache._small(mirror.counted_bytes) == 0
+
+
+async def test_deep_metadata_can_be_read_by_every_way(path: Path) -> None:
+    """As deep as a store takes it, from within many frames."""
+    metadata: dict[str, Any] = {}
+    for _ in range(MAX_DEPTH - 1):
+        metadata = {"in": metadata}
+    async with SQLiteStore(path) as store:
+        await store.add_turns([replace(turn("deep"), metadata=metadata)], [axis(1)], model=MODEL)
+        (found,) = await store.dense_candidates(Selection(scope=ALICE), axis(1), model=MODEL, limit=1)
+        (same,) = await store.keyword_candidates(Selection(scope=ALICE), "deep", limit=1)
+        (listed,) = (await store.list(Selection(scope=ALICE), limit=9)).items
+        got = await store.get(found.memory.id)
+        for memory in (found.memory, same.memory, listed, got, owned(found.memory)):
+            level: Any = memory.metadata
+            for _ in range(MAX_DEPTH - 1):
+                level = level["in"]
+            assert level == {}
 
 
 async def test_concurrent_first_searches_agree(path: Path) -> None:

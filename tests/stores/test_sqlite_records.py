@@ -113,9 +113,12 @@ async def test_a_record_is_its_callers_own(path: Path) -> None:
     """What a caller does to the metadata of a record is in no other."""
     async with SQLiteStore(path, readers=1) as store:
         await fill(store)
-        for memory in await store.get_many(["said", "later", "known"]):
-            memory.metadata["mine"] = True
-            memory.metadata.setdefault("topic", []).append("mine")
+        for way, memories in (await seen(store)).items():
+            assert memories, way
+            for memory in memories:
+                assert "mine" not in memory.metadata, way
+                memory.metadata["mine"] = True
+                memory.metadata.setdefault("topic", []).append("mine")
         again = await store.get_many(["said", "later", "known"])
     assert [memory.metadata for memory in again] == [{"topic": ["food"]}, {}, {}]
 

@@ -122,7 +122,7 @@ async def _pass_on(
     await send({"type": "http.response.start", "status": head.status, "headers": [*response_headers(head), *headers]})
     if copy:
         copy.begin(exchange)
-    if shortcut := scope.get("extensions", {}).get(SHORTCUT):
+    if shortcut := (scope.get("extensions") or {}).get(SHORTCUT):
         exchange.offer_to(copy.behind(shortcut.write) if copy else shortcut.write)
     while piece := await exchange.receive():
         if copy:
